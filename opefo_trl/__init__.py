@@ -1,0 +1,25 @@
+"""OPEFO for TRL: GRPO with the policy's entropy flow balanced."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+
+if TYPE_CHECKING:
+    from .config import OPEFOConfig as OPEFOConfig
+    from .trainer import OPEFOTrainer as OPEFOTrainer
+
+__version__ = "0.1.0"
+__all__ = ["OPEFOConfig", "OPEFOTrainer"]
+
+_MODULES = {"OPEFOConfig": ".config", "OPEFOTrainer": ".trainer"}
+
+
+# Lazy, as TRL's own import: `import opefo_trl` must not load torch
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_MODULES[name], __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,253 @@
+"""`OPEFOTrainer`: GRPO that measures the entropy flow of each rollout batch and balances it."""
+
+import inspect
+import json
+import textwrap
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import is_peft_model
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from trl import GRPOTrainer
+from trl.models.utils import disable_gradient_checkpointing
+from trl.trainer.utils import get_config_model_id
+
+from .config import OPEFOConfig
+from .entropy_flow import balance_advantages, balance_coefficient, flow_coefficient, token_weights
+from .flow_head import FlowHead, TokenFlow
+
+
+STATE_FILE = "entropy_flow_state.json"
+
+
+class OPEFOTrainer(GRPOTrainer):
+    """
+    Trainer for On-Policy Entropy Flow Optimization (OPEFO), arXiv 2605.11491.
+
+    Each rollout batch is measured once, before any gradient: how much would training on each token raise or lower the
+    policy's entropy? The advantages of the two kinds of token are then rescaled, by `1 + λ` and `1 − λ`, so that the
+    flows cancel (see [`OPEFOConfig`]). Everything else is [`~trl.GRPOTrainer`]'s.
+
+    Logged beside TRL's metrics, once per rollout batch: `entropy_flow/increase` (P), `entropy_flow/decrease` (N),
+    `entropy_flow/net` ((P − N) / (P + N), before balancing), `entropy_flow/coefficient` (λ) and
+    `entropy_flow/increase_share` (share of the trained tokens that raise entropy).
+
+    Args:
+        model (`str` or [`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
+            As [`~trl.GRPOTrainer`] takes it.
+        reward_funcs (`RewardFunc | list[RewardFunc]`, *optional*):
+            As [`~trl.GRPOTrainer`] takes them.
+        args ([`OPEFOConfig`], *optional*):
+            Configuration. If `None`, the defaults.
+        *trl_args, **trl_kwargs:
+            The remaining arguments of [`~trl.GRPOTrainer`], by position or by keyword.
+
+    Raises:
+        `TypeError`: if `args` is not an [`OPEFOConfig`].
+    """
+
+    _tag_names = ["trl", "opefo"]
+    _name = "OPEFO"
+    _paper = {
+        "title": "On-Policy Entropy Flow Optimization",
+        "id": "2605.11491",
+        "citation": textwrap.dedent("""\
+            @inproceedings{xu2026opefo,
+                title        = {{On-Policy Entropy Flow Optimization}},
+                author       = {Xu and Zhao and Wu and Luu},
+                year         = 2026,
+                booktitle    = {Findings of the Association for Computational Linguistics: ACL 2026},
+                eprint       = {arXiv:2605.11491},
+            }"""),
+    }
+
+    args: OPEFOConfig
+
+    def __init__(self, model, reward_funcs=None, args: OPEFOConfig | None = None, *trl_args, **trl_kwargs):
+        if args is None:
+            model_name = model if isinstance(model, str) else get_config_model_id(model.config)
+            args = OPEFOConfig(f"{model_name.split('/')[-1]}-OPEFO")
+        elif not isinstance(args, OPEFOConfig):
+            raise TypeError(
+                f"`args` must be an `OPEFOConfig`, got `{type(args).__name__}`: build it with "
+                "`from opefo_trl import OPEFOConfig`, which takes every field of `GRPOConfig`."
+            )
+        super().__init__(model, reward_funcs, args, *trl_args, **trl_kwargs)
+        self.flow_head = FlowHead(
+            self.model.get_base_model() if is_peft_model(self.model) else self.model,
+            estimator=args.flow_estimator,
+            temperature=self.temperature,
+            cast_lm_head_to_fp32=args.cast_lm_head_to_fp32,
+        )
+        # In nats; with `flow_entropy_target_ratio`, known from the first rollout batch on
+        self.entropy_target = args.flow_entropy_target
+
+    # Measure: the only place that sees the whole rollout batch before any gradient
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        if not self.model.training:
+            return super()._generate_and_score_completions(inputs)
+        # Where TRL needs old log-probabilities it runs a pass over the policy, first of all passes: record that one
+        trl_runs_pass = not self.args.is_on_policy or (self.use_vllm and self.vllm_importance_sampling_correction)
+        with self.flow_head.record(rows=len(inputs)) if trl_runs_pass else nullcontext([]) as chunks:
+            output = super()._generate_and_score_completions(inputs)
+        if not trl_runs_pass:
+            chunks = self._measure(output)
+        num_tokens = output["completion_ids"].size(1)
+        for name, values in zip(TokenFlow._fields, zip(*chunks, strict=True), strict=True):
+            output[f"flow_{name}"] = torch.cat([value[:, -num_tokens:] for value in values])  # (B, T)
+        if self.args.is_on_policy:
+            # Recomputed in another chunking they differ by rounding; without them TRL's ratio is exactly 1 (TRL #6789)
+            output.pop("old_per_token_logps", None)
+        return output
+
+    def _measure(self, output: dict[str, Any]) -> list[TokenFlow]:
+        """Run one no-gradient pass over the rollout batch that TRL has just generated, and record it."""
+        input_ids = torch.cat([output["prompt_ids"], output["completion_ids"]], dim=1)  # (B, P+T)
+        attention_mask = torch.cat([output["prompt_mask"], output["completion_mask"]], dim=1)  # (B, P+T)
+        # Images and token types, under the names that the batch and TRL's forward share
+        accepted = inspect.signature(self._get_per_token_logps_and_entropies).parameters
+        forward_kwargs = {name: value for name, value in output.items() if name in accepted}
+        # Dropout must not draw from the generator that GRPO samples with
+        devices = [self.accelerator.device] if self.accelerator.device.type == "cuda" else []
+        with (
+            torch.no_grad(),
+            torch.random.fork_rng(devices),
+            disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs),
+            self.flow_head.record(rows=input_ids.size(0)) as chunks,
+        ):
+            self._get_per_token_logps_and_entropies(
+                self.model,
+                input_ids,
+                attention_mask,
+                output["completion_ids"].size(1),
+                batch_size=self.args.per_device_train_batch_size,
+                **forward_kwargs,
+            )
+        return chunks
+
+    # Balance: once the rollout batch is split, since some loss types weigh a token by its micro-batch
+    def _prepare_inputs(self, generation_batch: dict[str, Any]) -> dict[str, Any]:
+        inputs = super()._prepare_inputs(generation_batch)
+        if "flow_sensitivities" in inputs and "flow_coefficient" not in inputs:
+            coefficient = self._flow_coefficient(self._buffered_inputs)
+            for micro_batch in self._buffered_inputs:
+                micro_batch["flow_coefficient"] = coefficient
+        return inputs
+
+    def _flow_coefficient(self, micro_batches: list[dict[str, Any]]) -> torch.Tensor:
+        """λ of one rollout batch, over all its micro-batches and all processes; logs the flow metrics."""
+        sums = torch.stack([self._flow_sums(inputs) for inputs in micro_batches]).sum(0)  # (6,)
+        # The scale that turns micro-batch weights into weights of the optimizer step's loss
+        sums[:2] /= self.current_gradient_accumulation_steps * self.accelerator.num_processes
+        increase, decrease, num_increasing, num_trained, entropy, num_tokens = self.accelerator.reduce(
+            sums, reduction="sum"
+        )
+        entropy = entropy / num_tokens
+        if self.entropy_target is None and self.args.flow_entropy_target_ratio is not None and num_tokens > 0:
+            self.entropy_target = self.args.flow_entropy_target_ratio * entropy.item()
+        coefficient = flow_coefficient(
+            increase,
+            decrease,
+            entropy,
+            strength=self.args.flow_strength,
+            max_coefficient=self.args.flow_max_coefficient,
+            entropy_target=self.entropy_target,
+            entropy_gain=self.args.flow_entropy_gain,
+        )
+        metrics = {
+            "increase": increase,
+            "decrease": decrease,
+            "net": -balance_coefficient(increase, decrease),
+            "coefficient": coefficient,
+            "increase_share": num_increasing / num_trained.clamp(min=1.0),
+        }
+        for name, value in zip(metrics, torch.stack(list(metrics.values())).tolist(), strict=True):
+            self._metrics["train"][f"entropy_flow/{name}"].append(value)
+        return coefficient
+
+    def _flow_sums(self, inputs: dict[str, Any]) -> torch.Tensor:
+        """P, N, raising tokens, trained tokens, summed entropy and unmasked tokens of one micro-batch, shape `(6,)`."""
+        weights = self._token_weights(inputs)  # (B, T)
+        mask = self._loss_mask(inputs)  # (B, T)
+        flow = weights * inputs["advantages"].unsqueeze(1) * inputs["flow_sensitivities"]  # (B, T)
+        return torch.stack(
+            [
+                flow.clamp(min=0).sum(),
+                -flow.clamp(max=0).sum(),
+                (flow > 0).float().sum(),
+                (weights > 0).float().sum(),
+                (inputs["flow_entropies"] * mask).sum(),
+                mask.float().sum(),
+            ]
+        )
+
+    def _loss_mask(self, inputs: dict[str, Any]) -> torch.Tensor:
+        mask = inputs["completion_mask"]
+        return mask * inputs["tool_mask"] if "tool_mask" in inputs else mask  # (B, T)
+
+    def _token_weights(self, inputs: dict[str, Any]) -> torch.Tensor:
+        """Weight of each token's policy gradient in TRL's loss over one micro-batch, at ratio 1, shape `(B, T)`."""
+        mask = self._loss_mask(inputs)  # (B, T)
+        num_micro_batches = self.args.steps_per_generation * self.accelerator.num_processes
+        items_per_batch = inputs["num_items_in_batch"].clamp(min=1.0) / num_micro_batches
+        weights = token_weights(mask, self.loss_type, items_per_batch, self.max_completion_length)  # (B, T)
+        advantages = inputs["advantages"].unsqueeze(1)  # (B, 1)
+        sampler_ratio = inputs.get("importance_sampling_ratio")  # (B, T) or (B, 1), vLLM only
+        if self.loss_type == "cispo":
+            weights = weights * min(1.0, self.epsilon_high)
+        if self.loss_type == "vespo":
+            weights = weights * self.get_gamma_weights(
+                advantages=advantages,
+                log_ratio_per_token=torch.zeros_like(weights),
+                mask=mask,
+                importance_sampling_ratio=sampler_ratio,
+                k_pos=self.args.vespo_k_pos,
+                lambda_pos=self.args.vespo_lambda_pos,
+                k_neg=self.args.vespo_k_neg,
+                lambda_neg=self.args.vespo_lambda_neg,
+            )
+        elif sampler_ratio is not None:
+            weights = weights * sampler_ratio
+        if self.off_policy_mask_threshold is not None:
+            logps = inputs["flow_logps"]
+            weights = weights * self.get_off_policy_mask(
+                advantages=advantages,
+                per_token_logps=logps,
+                sampling_per_token_logps=inputs.get("sampling_per_token_logps", logps),
+                mask=mask,
+                off_policy_threshold=self.off_policy_mask_threshold,
+            )
+        if self.top_entropy_quantile < 1.0:
+            weights = weights * self.get_high_entropy_mask(
+                inputs["flow_entropies"], mask, 1 - self.top_entropy_quantile
+            )
+        return weights
+
+    # Apply: TRL's loss takes advantages per token
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        if "flow_coefficient" in inputs:
+            advantages = balance_advantages(
+                inputs["advantages"].unsqueeze(1), inputs["flow_sensitivities"], inputs["flow_coefficient"]
+            )  # (B, T)
+            inputs = {**inputs, "advantages": advantages}
+        return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+
+    # The entropy target that the first batch set is part of the run, so it goes into the checkpoint
+    def _save_checkpoint(self, model, trial):
+        super()._save_checkpoint(model, trial)
+        if self.args.flow_entropy_target_ratio is not None and self.args.should_save:
+            folder = Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+            (folder / STATE_FILE).write_text(json.dumps({"entropy_target": self.entropy_target}))
+
+    def _load_optimizer_and_scheduler(self, checkpoint):
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if self.args.flow_entropy_target_ratio is not None and checkpoint is not None:
+            path = Path(checkpoint) / STATE_FILE
+            if not path.is_file():
+                raise ValueError(
+                    f"`flow_entropy_target_ratio` needs the first batch's entropy, but {path} is missing: resume from a "
+                    "checkpoint of a run that used it, or set `flow_entropy_target` instead."
+                )
+            self.entropy_target = json.loads(path.read_text())["entropy_target"]

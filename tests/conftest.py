@@ -1,0 +1,89 @@
+"""A tiny model, its tokenizer and a way to build trainers: everything the tests need, made here."""
+
+import os
+
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest
+import torch
+from datasets import Dataset
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+
+from opefo_trl import OPEFOConfig, OPEFOTrainer
+
+
+SYMBOLS = ["<pad>", "<eos>", *"abcdefgh", *"0123456789 "]
+PROMPTS = ["a1", "bb 22", "c 333", "dd", "e5 5", "f 66", "g7", "hh 88"]
+
+
+def make_tokenizer() -> PreTrainedTokenizerFast:
+    tokenizer = Tokenizer(models.WordLevel({symbol: i for i, symbol in enumerate(SYMBOLS)}, unk_token="<pad>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), behavior="isolated")
+    tokenizer.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>", padding_side="left"
+    )
+
+
+def make_model(seed: int = 0, **overrides) -> Qwen2ForCausalLM:
+    torch.manual_seed(seed)
+    config = Qwen2Config(
+        vocab_size=len(SYMBOLS),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+        initializer_range=0.5,  # far from uniform, so that sensitivities differ in sign and size
+        eos_token_id=SYMBOLS.index("<eos>"),
+        pad_token_id=SYMBOLS.index("<pad>"),
+        **overrides,
+    )
+    return Qwen2ForCausalLM(config)
+
+
+def make_dataset(rows: int = 32) -> Dataset:
+    return Dataset.from_list([{"prompt": PROMPTS[i % len(PROMPTS)] + str(i)} for i in range(rows)])
+
+
+def letter_reward(completions: list[str], **kwargs) -> list[float]:
+    """Deterministic, and different enough within a group that advantages have both signs."""
+    return [float(sum(letter in "abcd02468" for letter in completion)) for completion in completions]
+
+
+@pytest.fixture
+def make_trainer(tmp_path):
+    """Build a trainer on a fresh tiny model; the same seed gives the same model, data and rollouts."""
+
+    def build(trainer_class=OPEFOTrainer, config_class=OPEFOConfig, model=None, reward=letter_reward, **settings):
+        extra = {name: settings.pop(name) for name in ("peft_config", "eval_dataset", "callbacks") if name in settings}
+        defaults = {
+            "output_dir": str(tmp_path / "run"),
+            "per_device_train_batch_size": 8,
+            "num_generations": 4,
+            "max_completion_length": 10,
+            "max_steps": 3,
+            "learning_rate": 1e-2,
+            "logging_steps": 1,
+            "report_to": "none",
+            "use_cpu": True,
+            "bf16": False,
+            "gradient_checkpointing": False,
+            "disable_tqdm": True,
+            "save_strategy": "no",
+            "seed": 7,
+        }
+        return trainer_class(
+            model=make_model() if model is None else model,
+            reward_funcs=reward,
+            args=config_class(**{**defaults, **settings}),
+            train_dataset=make_dataset(),
+            processing_class=make_tokenizer(),
+            **extra,
+        )
+
+    return build
