@@ -55,8 +55,8 @@ class OPEFOConfig(GRPOConfig):
     flow_estimator: str = field(
         default="exact",
         metadata={
-            "help": "How a token's entropy change is estimated: 'exact', 'sampled' (no second projection through the LM "
-            "head) or 'paper' (reconstructed from a published numeric example).",
+            "help": "How a token's entropy change is estimated: 'exact', 'sampled' (no second projection through the "
+            "LM head) or 'paper' (reconstructed from a published numeric example).",
             "choices": list(FLOW_ESTIMATORS),
         },
     )
@@ -131,4 +131,5 @@ class OPEFOConfig(GRPOConfig):
     @property
     def is_on_policy(self) -> bool:
         """Whether each rollout batch is trained on before the policy that sampled it changes."""
-        return self.gradient_accumulation_steps % (self.steps_per_generation * self.num_iterations) == 0
+        steps_per_rollout = self.steps_per_generation * self.num_iterations  # type: ignore[operator]  # set by GRPOConfig
+        return self.gradient_accumulation_steps % steps_per_rollout == 0

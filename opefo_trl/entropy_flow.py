@@ -77,8 +77,8 @@ def paper_sensitivity(logps: torch.Tensor, entropies: torch.Tensor) -> torch.Ten
     """
     The paper's estimate as a value per sampled token: s = −(1 − p)² (ln p + H), in nats per unit step.
 
-    Reconstructed from a published numeric example of OPEFO (arXiv 2605.11491), not from its authors' code, which is not
-    published.
+    Reconstructed from a published numeric example of OPEFO (arXiv 2605.11491), not from its authors' code, which they
+    have not published.
     """
     return -(1 - logps.exp()).square() * (logps + entropies)
 

@@ -4,7 +4,7 @@ import functools
 import types
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from transformers import PreTrainedModel
@@ -71,15 +71,16 @@ class FlowHead:
             cast_lm_head_to_fp32=cast_lm_head_to_fp32,
             outputs=("log_probs", "entropy"),
         )
-        fused_forward = model.forward
+        # Unbound, so that a copy of the model runs on its own weights
+        fused_forward = cast(types.MethodType, model.forward).__func__
 
         # Keep the original signature: `generate` validates its model kwargs against it
         @functools.wraps(type(model).forward)
         def forward(model: PreTrainedModel, *args: Any, **kwargs: Any) -> Any:
             if self._rows_left == 0 or not kwargs.get("fused_lm_head", False):
-                return fused_forward(*args, **kwargs)
+                return fused_forward(model, *args, **kwargs)
             with self._capture_backbone():
-                outputs = fused_forward(*args, **kwargs)
+                outputs = fused_forward(model, *args, **kwargs)
                 flow = TokenFlow(outputs.log_probs, outputs.entropy, self._sensitivities(outputs, kwargs["labels"]))
             self._chunks.append(flow)
             self._rows_left = max(0, self._rows_left - flow.logps.size(0))

@@ -3,12 +3,12 @@
 import inspect
 import json
 import textwrap
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import is_peft_model
+from peft import PeftModel
+from transformers import PreTrainedModel
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import GRPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
@@ -51,19 +51,22 @@ class OPEFOTrainer(GRPOTrainer):
     _tag_names = ["trl", "opefo"]
     _name = "OPEFO"
     _paper = {
-        "title": "On-Policy Entropy Flow Optimization",
+        "title": "Understanding and Preventing Entropy Collapse in RLVR with On-Policy Entropy Flow Optimization",
         "id": "2605.11491",
         "citation": textwrap.dedent("""\
             @inproceedings{xu2026opefo,
-                title        = {{On-Policy Entropy Flow Optimization}},
+                title        = {{Understanding and Preventing Entropy Collapse in RLVR with On-Policy Entropy Flow
+                                Optimization}},
                 author       = {Xu and Zhao and Wu and Luu},
                 year         = 2026,
-                booktitle    = {Findings of the Association for Computational Linguistics: ACL 2026},
+                booktitle    = {Findings of ACL 2026},
                 eprint       = {arXiv:2605.11491},
             }"""),
     }
 
     args: OPEFOConfig
+    model: PreTrainedModel | PeftModel  # type: ignore[assignment]
+    _buffered_inputs: list[dict[str, Any]]  # type: ignore[assignment]
 
     def __init__(self, model, reward_funcs=None, args: OPEFOConfig | None = None, *trl_args, **trl_kwargs):
         if args is None:
@@ -75,8 +78,9 @@ class OPEFOTrainer(GRPOTrainer):
                 "`from opefo_trl import OPEFOConfig`, which takes every field of `GRPOConfig`."
             )
         super().__init__(model, reward_funcs, args, *trl_args, **trl_kwargs)
+        base_model = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
         self.flow_head = FlowHead(
-            self.model.get_base_model() if is_peft_model(self.model) else self.model,
+            base_model,  # type: ignore[arg-type]
             estimator=args.flow_estimator,
             temperature=self.temperature,
             cast_lm_head_to_fp32=args.cast_lm_head_to_fp32,
@@ -90,7 +94,7 @@ class OPEFOTrainer(GRPOTrainer):
             return super()._generate_and_score_completions(inputs)
         # Where TRL needs old log-probabilities it runs a pass over the policy, first of all passes: record that one
         trl_runs_pass = not self.args.is_on_policy or (self.use_vllm and self.vllm_importance_sampling_correction)
-        with self.flow_head.record(rows=len(inputs)) if trl_runs_pass else nullcontext([]) as chunks:
+        with self.flow_head.record(rows=len(inputs) if trl_runs_pass else 0) as chunks:
             output = super()._generate_and_score_completions(inputs)
         if not trl_runs_pass:
             chunks = self._measure(output)
@@ -114,7 +118,7 @@ class OPEFOTrainer(GRPOTrainer):
         with (
             torch.no_grad(),
             torch.random.fork_rng(devices),
-            disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs),
+            disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs),  # type: ignore[arg-type]
             self.flow_head.record(rows=input_ids.size(0)) as chunks,
         ):
             self._get_per_token_logps_and_entropies(
@@ -168,7 +172,7 @@ class OPEFOTrainer(GRPOTrainer):
         return coefficient
 
     def _flow_sums(self, inputs: dict[str, Any]) -> torch.Tensor:
-        """P, N, raising tokens, trained tokens, summed entropy and unmasked tokens of one micro-batch, shape `(6,)`."""
+        """Of one micro-batch, shape `(6,)`: P, N, raising tokens, trained tokens, summed entropy, unmasked tokens."""
         weights = self._token_weights(inputs)  # (B, T)
         mask = self._loss_mask(inputs)  # (B, T)
         flow = weights * inputs["advantages"].unsqueeze(1) * inputs["flow_sensitivities"]  # (B, T)
@@ -192,7 +196,12 @@ class OPEFOTrainer(GRPOTrainer):
         mask = self._loss_mask(inputs)  # (B, T)
         num_micro_batches = self.args.steps_per_generation * self.accelerator.num_processes
         items_per_batch = inputs["num_items_in_batch"].clamp(min=1.0) / num_micro_batches
-        weights = token_weights(mask, self.loss_type, items_per_batch, self.max_completion_length)  # (B, T)
+        weights = token_weights(
+            mask,
+            self.loss_type,
+            items_per_batch,
+            self.max_completion_length,  # type: ignore[arg-type]
+        )  # (B, T)
         advantages = inputs["advantages"].unsqueeze(1)  # (B, 1)
         sampler_ratio = inputs.get("importance_sampling_ratio")  # (B, T) or (B, 1), vLLM only
         if self.loss_type == "cispo":
@@ -247,7 +256,7 @@ class OPEFOTrainer(GRPOTrainer):
             path = Path(checkpoint) / STATE_FILE
             if not path.is_file():
                 raise ValueError(
-                    f"`flow_entropy_target_ratio` needs the first batch's entropy, but {path} is missing: resume from a "
-                    "checkpoint of a run that used it, or set `flow_entropy_target` instead."
+                    f"`flow_entropy_target_ratio` needs the first batch's entropy, but {path} is missing: resume from "
+                    "a checkpoint of a run that used it, or set `flow_entropy_target` instead."
                 )
             self.entropy_target = json.loads(path.read_text())["entropy_target"]

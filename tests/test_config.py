@@ -1,0 +1,55 @@
+"""Settings that are refused, and the sentence that says what to change."""
+
+import pytest
+
+from opefo_trl import OPEFOConfig
+
+
+def build(**settings):
+    return OPEFOConfig(output_dir="unused", use_cpu=True, bf16=False, report_to="none", **settings)
+
+
+def test_defaults():
+    config = build()
+    assert (config.flow_estimator, config.flow_strength, config.flow_max_coefficient) == ("exact", 1.0, 0.5)
+    assert (config.flow_entropy_target, config.flow_entropy_target_ratio, config.flow_entropy_gain) == (
+        None,
+        None,
+        2.0,
+    )
+    assert config.strict_on_policy and config.is_on_policy
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"flow_estimator": "best"}, r"`flow_estimator` must be one of .*'best'"),
+        ({"flow_strength": 1.5}, r"`flow_strength` must be in \[0, 1\], got 1.5"),
+        ({"flow_strength": float("nan")}, r"`flow_strength` must be in \[0, 1\], got nan"),
+        ({"flow_max_coefficient": 1.0}, r"`flow_max_coefficient` must be in \(0, 1\), got 1.0"),
+        ({"flow_max_coefficient": 0.0}, r"set `flow_strength=0`"),
+        ({"flow_entropy_target": 0.0}, r"`flow_entropy_target` must be a positive number"),
+        ({"flow_entropy_target": float("nan")}, r"`flow_entropy_target` must be a positive number"),
+        ({"flow_entropy_target_ratio": -1.0}, r"`flow_entropy_target_ratio` must be a positive number"),
+        ({"flow_entropy_target": 1.0, "flow_entropy_target_ratio": 1.0}, "both set the entropy target: remove one"),
+        ({"flow_entropy_gain": -0.1}, "`flow_entropy_gain` must be a number of at least 0"),
+        ({"importance_sampling_level": "sequence"}, "set `importance_sampling_level='token'`"),
+        ({"num_iterations": 2}, r"\(1 × 2\).*set `num_iterations=1` and `steps_per_generation=1`"),
+        (
+            {"gradient_accumulation_steps": 2, "steps_per_generation": 4},
+            r"`gradient_accumulation_steps` \(2\) is not a multiple .*\(4 × 1\).*`steps_per_generation=2`",
+        ),
+    ],
+)
+def test_refused(settings, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        build(**settings)
+
+
+def test_several_rollout_batches_in_one_step_are_on_policy():
+    assert build(gradient_accumulation_steps=4, steps_per_generation=2).is_on_policy
+
+
+def test_off_policy_is_a_warning_when_asked_for():
+    with pytest.warns(UserWarning, match="Training off-policy, as `strict_on_policy=False` asks"):
+        assert not build(num_iterations=2, strict_on_policy=False).is_on_policy

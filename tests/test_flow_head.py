@@ -1,0 +1,116 @@
+"""What the flow head records, against full logits."""
+
+import pytest
+import torch
+from conftest import make_model
+from transformers import Gemma2Config, Gemma2ForCausalLM
+from trl.trainer.utils import add_fused_lm_head
+
+from opefo_trl.entropy_flow import entropy_sensitivity
+from opefo_trl.flow_head import FlowHead
+
+
+def batch():
+    generator = torch.Generator().manual_seed(0)
+    input_ids = torch.randint(2, 21, (3, 12), generator=generator)
+    labels = input_ids.clone()
+    labels[:, :4] = -100  # prompt
+    labels[1, 9:] = -100  # a shorter completion
+    labels[2] = -100  # nothing to score
+    return input_ids, labels
+
+
+def record(model, temperature=1.0, estimator="exact", rows=3, cast=False):
+    add_fused_lm_head(model, temperature, cast_lm_head_to_fp32=cast, outputs=("log_probs", "entropy"))
+    head = FlowHead(model, estimator, temperature, cast)
+    input_ids, labels = batch()
+    with torch.no_grad(), head.record(rows) as chunks:
+        outputs = model(input_ids=input_ids, labels=labels, fused_lm_head=True)
+    return head, chunks, outputs
+
+
+def full_logits(model, input_ids):
+    with torch.no_grad():
+        return model(input_ids=input_ids).logits[:, :-1].double()
+
+
+@pytest.mark.parametrize("temperature", [0.6, 1.0])
+def test_recorded_sensitivities_equal_those_of_full_logits(temperature):
+    model = make_model(initializer_range=0.5)
+    _, (flow,), _ = record(model, temperature)
+    input_ids, labels = batch()
+    mask = labels[:, 1:] != -100
+    expected = entropy_sensitivity(full_logits(model, input_ids) / temperature, input_ids[:, 1:])
+    torch.testing.assert_close(flow.sensitivities.double(), expected * mask, rtol=0, atol=2e-6)
+    assert (flow.sensitivities[~mask] == 0).all()
+    assert (expected[mask].abs() > 1e-3).all(), "values large enough to tell from 0"
+
+
+def test_soft_capping_is_honoured():
+    torch.manual_seed(0)
+    config = Gemma2Config(
+        vocab_size=21,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=16,
+        initializer_range=0.5,
+        final_logit_softcapping=3.0,
+    )
+    model = Gemma2ForCausalLM(config)
+    _, (flow,), _ = record(model)
+    input_ids, labels = batch()
+    logits = full_logits(model, input_ids)
+    assert 2.0 < logits.abs().max() <= 3.0, "the cap must be at work"
+    expected = entropy_sensitivity(logits, input_ids[:, 1:]) * (labels[:, 1:] != -100)
+    torch.testing.assert_close(flow.sensitivities.double(), expected, rtol=0, atol=2e-6)
+
+
+def test_head_cast_to_float32():
+    model = make_model(initializer_range=0.5).to(torch.bfloat16)
+    model.lm_head = model.lm_head.float()
+    _, (flow,), _ = record(model, cast=True)
+    input_ids, labels = batch()
+    with torch.no_grad():
+        hidden = model.model(input_ids).last_hidden_state[:, :-1].double()
+    logits = hidden @ model.lm_head.weight.double().T
+    expected = entropy_sensitivity(logits, input_ids[:, 1:]) * (labels[:, 1:] != -100)
+    torch.testing.assert_close(flow.sensitivities.double(), expected, rtol=0, atol=5e-6)
+
+
+def test_backbone_runs_once_and_the_pass_is_unchanged():
+    model = make_model()
+    add_fused_lm_head(model, outputs=("log_probs", "entropy"))
+    input_ids, labels = batch()
+    with torch.no_grad():
+        plain = model(input_ids=input_ids, labels=labels, fused_lm_head=True)
+    calls = []
+    model.model.register_forward_hook(lambda *_: calls.append(1))
+    _, _, recorded = record(model)
+    assert len(calls) == 1
+    assert torch.equal(plain.log_probs, recorded.log_probs) and torch.equal(plain.entropy, recorded.entropy)
+
+
+def test_only_the_asked_rows_are_recorded():
+    model = make_model()
+    head, _, _ = record(model)
+    input_ids, labels = batch()
+    with torch.no_grad(), head.record(rows=4) as chunks:
+        for _ in range(3):
+            model(input_ids=input_ids, labels=labels, fused_lm_head=True)
+        assert [chunk.logps.size(0) for chunk in chunks] == [3, 3]
+    with torch.no_grad():
+        model(input_ids=input_ids, labels=labels, fused_lm_head=True)
+    assert len(chunks) == 2, "nothing is recorded outside"
+    assert len(model.model._forward_hooks) == 0, "no hook stays behind"
+
+
+@pytest.mark.parametrize(("estimator", "projections"), [("exact", 2), ("sampled", 1), ("paper", 1)])
+def test_cheap_estimators_need_no_second_projection(monkeypatch, estimator, projections):
+    model = make_model()
+    heads = []
+    monkeypatch.setattr(model, "get_output_embeddings", lambda: heads.append(model.lm_head) or model.lm_head)
+    record(model, estimator=estimator)
+    assert len(heads) == projections
