@@ -60,7 +60,11 @@ def make_trainer(tmp_path):
     """Build a trainer on a fresh tiny model; the same seed gives the same model, data and rollouts."""
 
     def build(trainer_class=OPEFOTrainer, config_class=OPEFOConfig, model=None, reward=letter_reward, **settings):
-        extra = {name: settings.pop(name) for name in ("peft_config", "eval_dataset", "callbacks") if name in settings}
+        extra = {
+            name: settings.pop(name)
+            for name in ("peft_config", "eval_dataset", "callbacks", "rollout_func")
+            if name in settings
+        }
         defaults = {
             "output_dir": str(tmp_path / "run"),
             "per_device_train_batch_size": 8,

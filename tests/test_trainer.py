@@ -69,6 +69,9 @@ def independent_step(trainer, policy, temperature):
             low = int(position)
             threshold = kept[low] + (position - low) * (kept[min(low + 1, len(kept) - 1)] - kept[low])
             weights = weights * (entropies >= threshold)
+        if trainer.off_policy_mask_threshold is not None:
+            drift = ((batch["sampling_per_token_logps"] - logps) * mask).sum(-1, keepdim=True) / lengths
+            weights = weights * ((advantages >= 0) | (drift <= trainer.off_policy_mask_threshold))
         per_token.append((weights, advantages, s, logps))
     flow = torch.cat([(w * a * s).flatten() for w, a, s, _ in per_token])
     increase, decrease = flow[flow > 0].sum(), -flow[flow < 0].sum()
@@ -137,6 +140,33 @@ def test_gradient_with_high_entropy_mask(make_trainer):
     keep = KeepGradient()
     logs = check_first_step(make_trainer(top_entropy_quantile=0.3, callbacks=[keep], **ONE_STEP), keep)
     assert logs["entropy_flow/increase_share"] > 0
+
+
+def test_gradient_with_off_policy_mask(make_trainer, monkeypatch):
+    """Sequences that their sampler found far likelier than the policy does are dropped, and carry no flow."""
+    monkeypatch.setenv("TRL_EXPERIMENTAL_SILENCE", "1")
+
+    def rollout(prompts, trainer):
+        generator = torch.Generator().manual_seed(0)
+        completions = [
+            torch.randint(2, 21, (3 + row % 5,), generator=generator).tolist() for row in range(len(prompts))
+        ]
+        return {
+            "prompt_ids": [trainer.processing_class(prompt)["input_ids"] for prompt in prompts],
+            "completion_ids": completions,
+            "logprobs": [(-6 * torch.rand(len(ids), generator=generator)).tolist() for ids in completions],
+        }
+
+    keep = KeepGradient()
+    trainer = make_trainer(rollout_func=rollout, off_policy_mask_threshold=0.0, callbacks=[keep], **ONE_STEP)
+    trained = []
+    flow_sums = trainer._flow_sums
+    trainer._flow_sums = lambda inputs: (
+        trained.append((trainer._token_weights(inputs).sum(-1) > 0)) or flow_sums(inputs)
+    )
+    check_first_step(trainer, keep)
+    kept = torch.cat(trained)
+    assert kept.any() and not kept.all(), "some sequences must be dropped, not all"
 
 
 def test_gradient_with_lora(make_trainer):

@@ -1,0 +1,291 @@
+"""What `opefo train` runs in each process: parser, data, rewards and trainer put together.
+
+By hand: `accelerate launch -m opefo_trl.train --config FILE.yaml`.
+"""
+
+import argparse
+import difflib
+import os
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn, TextIO, cast
+
+import yaml
+from accelerate.commands.launch import launch_command_parser
+from transformers import TrainerState
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import get_last_checkpoint
+from trl import DatasetMixtureConfig, ModelConfig, TrlParser, get_peft_config, get_quantization_config
+from trl.scripts.grpo import GRPOScriptArguments
+
+from .config import OPEFOConfig
+from .data import load_splits, pick_split, to_prompts
+
+
+PROG = "opefo train"
+
+
+@dataclass
+class OPEFOScriptArguments(GRPOScriptArguments):
+    """
+    Arguments of `opefo train` beside the configurations of trainer and model.
+
+    Args:
+        dataset_prompt_column (`str`, *optional*, defaults to `"prompt"`):
+            Column with a problem text or with chat messages.
+        dataset_solution_column (`str`, *optional*):
+            Column to offer to reward functions as `solution`.
+        prompt_template (`str`, *optional*):
+            Text with `{prompt}` where the problem goes.
+        system_prompt (`str`, *optional*):
+            System message to put first; makes a text prompt conversational.
+        conversational (`bool`, *optional*, defaults to `False`):
+            Whether to turn a text prompt into a user message, so that the model's chat template is applied.
+    """
+
+    dataset_prompt_column: str = field(
+        default="prompt", metadata={"help": "Column with a problem text or with chat messages."}
+    )
+    dataset_solution_column: str | None = field(
+        default=None, metadata={"help": "Column to offer to reward functions as `solution`."}
+    )
+    prompt_template: str | None = field(default=None, metadata={"help": "Text with {prompt} where the problem goes."})
+    system_prompt: str | None = field(
+        default=None, metadata={"help": "System message to put first; makes a text prompt conversational."}
+    )
+    conversational: bool = field(
+        default=False,
+        metadata={"help": "Turn a text prompt into a user message, so that the model's chat template is applied."},
+    )
+
+
+def say(message: object, file: TextIO | None = None) -> None:
+    """Print one line, on the main process alone."""
+    if os.environ.get("RANK", "0") == "0":
+        print(" ".join(str(message).split()), file=file)
+
+
+def fail(message: object) -> NoReturn:
+    """Say on stderr what is wrong and exit with 2."""
+    say(f"{PROG}: error: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+def make_parser() -> TrlParser:
+    parser = TrlParser(
+        (OPEFOScriptArguments, OPEFOConfig, ModelConfig, DatasetMixtureConfig),  # type: ignore[arg-type]
+        prog=PROG,
+        usage=f"{PROG} --config FILE.yaml [--accelerate_config NAME_OR_FILE] [--FIELD VALUE ...]",
+        description="Train with OPEFO, as `trl grpo` trains with GRPO. FIELD is any field below or any option of "
+        "`accelerate launch`; the command line overrides the file.",
+    )
+    parser.add_argument("--config", help="YAML file with values for the fields below, and `env:` for variables.")
+    return parser
+
+
+def launch_actions() -> dict[str, argparse.Action]:
+    """Options of `accelerate launch` by name, and `accelerate_config`, which names one of TRL's packaged files."""
+    actions = {action.dest: action for action in launch_command_parser()._actions if action.option_strings}
+    actions["accelerate_config"] = argparse.Action(["--accelerate_config"], "accelerate_config")
+    return actions
+
+
+def apply_config_file(parser: TrlParser, path: str | None) -> dict[str, Any]:
+    """
+    Make the values of a YAML file the parser's defaults, set the variables in `env`, and return the options that the
+    file holds for `accelerate launch`.
+
+    Raises:
+        `ValueError`: if the file cannot be read or holds a key that nothing knows.
+    """
+    if path is None:
+        return {}
+    try:
+        config = yaml.safe_load(Path(path).read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"Config file {path} cannot be read: {error}") from error
+    except yaml.YAMLError as error:
+        raise ValueError(f"Config file {path} is not valid YAML: {error}") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"Config file {path} must hold `key: value` lines, but it holds {config!r}.")
+    variables = config.pop("env", {})
+    if not isinstance(variables, dict):
+        raise ValueError(f"`env` in config file {path} must hold `NAME: value` lines, but it holds {variables!r}.")
+    os.environ.update({name: str(value) for name, value in variables.items()})
+    launch = launch_actions()
+    fields = {action.dest for action in parser._actions}
+    for key in config:
+        if key not in fields and key not in launch:
+            raise ValueError(f"Unknown key `{key}` in config file {path}: {suggest(key, [*fields, *launch])}")
+    parser.set_defaults_with_config(**{key: value for key, value in config.items() if key in fields})
+    return {key: value for key, value in config.items() if key not in fields}
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean `{close[0]}`?" if close else "remove it or correct its name."
+
+
+def check_options(left: list[str], parser: TrlParser, known: Iterable[str] = ()) -> None:
+    """Raise a `ValueError` for the first word that the parser left over, unless it is an option in `known`."""
+    fields = [action.dest for action in parser._actions]
+    options = [word for word in left if word.startswith("--")]
+    for option in options:
+        name = option.removeprefix("--").split("=")[0].replace("-", "_")
+        if name not in known:
+            raise ValueError(f"Unknown option `{option}`: {suggest(name, [*fields, *known])}")
+    if left and not options:
+        raise ValueError(f"Unexpected argument `{left[0]}`: values belong behind an option, `--FIELD VALUE`.")
+
+
+def parse(args: list[str]) -> tuple[OPEFOScriptArguments, OPEFOConfig, ModelConfig, DatasetMixtureConfig]:
+    """
+    Read the command line and the YAML file it names into the four configurations.
+
+    Raises:
+        `ValueError`: if a key is unknown or a value contradicts another.
+    """
+    parser = make_parser()
+    # The file first: its values are defaults that the command line overrides
+    apply_config_file(parser, parser.parse_known_args(args)[0].config)
+    *parsed, _, left = parser.parse_args_into_dataclasses(args, return_remaining_strings=True)
+    check_options(left, parser)
+    return tuple(parsed)  # type: ignore[return-value]
+
+
+def resume_point(training_args: OPEFOConfig) -> str | None:
+    """
+    The checkpoint to go on from: the one that is named, else the last one in `output_dir`, else none.
+    `resume_from_checkpoint: false` starts anew.
+    """
+    named = str(training_args.resume_from_checkpoint)
+    output_dir = str(training_args.output_dir)
+    if named.lower() == "false":
+        return None
+    if named.lower() in ("none", "true"):
+        return get_last_checkpoint(output_dir) if os.path.isdir(output_dir) else None
+    if not os.path.isdir(named):
+        raise ValueError(f"Checkpoint {named} does not exist: check `resume_from_checkpoint`.")
+    return named
+
+
+def prepare(
+    script_args: OPEFOScriptArguments,
+    training_args: OPEFOConfig,
+    model_args: ModelConfig,
+    dataset_args: DatasetMixtureConfig,
+) -> dict[str, Any]:
+    """
+    Load data and rewards and check them; nothing heavier has happened when this raises.
+
+    Returns:
+        `dict[str, Any]`: arguments of [`OPEFOTrainer`].
+
+    Raises:
+        `ValueError`: if something is missing or does not fit, naming the field to change.
+    """
+    from trl import get_dataset
+
+    from .rewards import check_reward, load_reward
+
+    if model_args.model_name_or_path is None:
+        raise ValueError("No model: set `model_name_or_path` to a folder or a name on the hub.")
+    if not script_args.reward_funcs and not script_args.reward_model_name_or_path:
+        raise ValueError("No reward: set `reward_funcs` to names or dotted paths, or `reward_model_name_or_path`.")
+    if dataset_args.datasets and script_args.dataset_name:
+        raise ValueError("Both `datasets` and `dataset_name` are set: remove one.")
+    if not dataset_args.datasets and not script_args.dataset_name:
+        raise ValueError("No dataset: set `dataset_name` to a file, a folder or a name on the hub.")
+
+    max_completion_length = cast(int, training_args.max_completion_length)
+    rewards: list[Any] = [load_reward(name, max_completion_length) for name in script_args.reward_funcs or []]
+    name = script_args.dataset_name or "mixture"
+    if dataset_args.datasets:
+        splits = get_dataset(dataset_args)
+    else:
+        splits = load_splits(name, script_args.dataset_config, script_args.dataset_streaming)
+
+    def prompts(split_field: str) -> Any:
+        return to_prompts(
+            pick_split(splits, getattr(script_args, split_field), split_field, name),
+            name,
+            prompt_column=script_args.dataset_prompt_column,
+            solution_column=script_args.dataset_solution_column,
+            prompt_template=script_args.prompt_template,
+            system_prompt=script_args.system_prompt,
+            conversational=script_args.conversational,
+        )
+
+    train_dataset = prompts("dataset_train_split")
+    for reward in rewards:
+        check_reward(reward, next(iter(train_dataset)))
+    if script_args.reward_model_name_or_path:
+        rewards.insert(0, script_args.reward_model_name_or_path)
+    if training_args.reward_weights is not None and len(training_args.reward_weights) != len(rewards):
+        raise ValueError(
+            f"`reward_weights` holds {len(training_args.reward_weights)} weights for {len(rewards)} rewards: give one "
+            "for each."
+        )
+    training_args.model_init_kwargs = {
+        "revision": model_args.model_revision,
+        "trust_remote_code": training_args.trust_remote_code,
+        "attn_implementation": model_args.attn_implementation,
+        "dtype": model_args.dtype,
+        **cast(dict, training_args.model_init_kwargs or {}),
+    }
+    return {
+        "model": model_args.model_name_or_path,
+        "reward_funcs": rewards,
+        "args": training_args,
+        "train_dataset": train_dataset,
+        "eval_dataset": prompts("dataset_test_split") if training_args.eval_strategy != "no" else None,
+        "quantization_config": get_quantization_config(model_args),
+        "peft_config": get_peft_config(model_args),
+    }
+
+
+def is_finished(checkpoint: str, training_args: OPEFOConfig) -> bool:
+    """Whether nothing is left to train: `Trainer.train` would take one step more, and change the saved model."""
+    state = TrainerState.load_from_json(os.path.join(checkpoint, TRAINER_STATE_NAME))
+    if training_args.max_steps > 0:
+        return state.global_step >= training_args.max_steps
+    return (state.epoch or 0.0) >= training_args.num_train_epochs
+
+
+def main(args: list[str] | None = None) -> None:
+    try:
+        script_args, training_args, model_args, dataset_args = parse(sys.argv[1:] if args is None else args)
+        checkpoint = resume_point(training_args)
+        if checkpoint is not None and is_finished(checkpoint, training_args):
+            say(
+                f"{checkpoint} is the end of this run: raise `max_steps` or `num_train_epochs` to train on, or set "
+                "`resume_from_checkpoint: false` to start anew."
+            )
+            return
+        trainer_args = prepare(script_args, training_args, model_args, dataset_args)
+        from .trainer import OPEFOTrainer
+
+        try:
+            trainer = OPEFOTrainer(**trainer_args)
+        except OSError as error:
+            raise ValueError(f"`model_name_or_path` {trainer_args['model']} cannot be loaded: {error}") from error
+    except (ValueError, TypeError, OSError) as error:
+        fail(error)
+
+    say(f"First prompt: {next(iter(trainer_args['train_dataset']))['prompt']!r}")
+    if checkpoint is not None:
+        say(f"Resuming from {checkpoint}.")
+    trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.save_state()
+    trainer.save_model(training_args.output_dir)
+    say(f"Model saved to {training_args.output_dir}.")
+    if training_args.push_to_hub:
+        trainer.push_to_hub(dataset_name=script_args.dataset_name)
+    # Finish the trackers and leave the process group
+    trainer.accelerator.end_training()
+
+
+if __name__ == "__main__":
+    main()

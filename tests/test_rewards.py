@@ -1,0 +1,61 @@
+"""Reward functions found by name, and refused with a sentence before anything is loaded."""
+
+import sys
+
+import pytest
+from trl.rewards import accuracy_reward
+
+from opefo_trl.rewards import check_reward, load_reward
+
+
+@pytest.fixture
+def module(tmp_path, monkeypatch):
+    (tmp_path / "my_rewards.py").write_text(
+        "def ones(completions, **kwargs): return [1.0] * len(completions)\nPI = 3\n"
+    )
+    (tmp_path / "my_broken.py").write_text("1 / 0\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+
+
+def test_by_name_and_by_dotted_path(module):
+    assert load_reward("accuracy_reward", 100) is accuracy_reward
+    assert load_reward("my_rewards.ones", 100)(completions=["a", "b"]) == [1.0, 1.0]
+
+
+def test_overlong_punishment_knows_the_length_of_the_run():
+    punish = load_reward("get_soft_overlong_punishment", 100)
+    # no punishment up to 80 tokens, −1 at 100, linear between
+    assert punish(completion_ids=[[0] * 80, [0] * 90, [0] * 100]) == [0.0, -0.5, -1.0]
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("accuracy", "Reward function 'accuracy' is unknown: set `reward_funcs` to dotted paths .* accuracy_reward"),
+        ("no_such_module.f", r"'no_such_module.f' cannot be imported \(ModuleNotFoundError: .*check `reward_funcs`"),
+        ("my_rewards.twos", r"'my_rewards.twos' cannot be imported \(AttributeError"),
+        ("my_broken.f", r"'my_broken.f' cannot be imported \(ZeroDivisionError: division by zero\)"),
+        ("my_rewards.PI", "'my_rewards.PI' is a int, not a function"),
+    ],
+)
+def test_what_cannot_be_loaded(module, name, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        load_reward(name, 100)
+
+
+def test_reward_that_misses_a_column():
+    check_reward(accuracy_reward, ["prompt", "solution"])
+    with pytest.raises(
+        ValueError, match="'accuracy_reward' does not fit .*'solution'.* its columns are prompt, answer"
+    ):
+        check_reward(accuracy_reward, ["prompt", "answer"])
+
+
+def test_reward_that_cannot_take_a_column():
+    def narrow(prompts, completions, completion_ids, trainer_state, log_extra, log_metric):
+        return [0.0] * len(completions)
+
+    check_reward(narrow, ["prompt"])
+    with pytest.raises(ValueError, match=r"unexpected keyword argument 'answer'.*take \*\*kwargs"):
+        check_reward(narrow, ["prompt", "answer"])
