@@ -162,7 +162,7 @@ def test_gradient_with_off_policy_mask(make_trainer, monkeypatch):
     trained = []
     flow_sums = trainer._flow_sums
     trainer._flow_sums = lambda inputs: (
-        trained.append((trainer._token_weights(inputs).sum(-1) > 0)) or flow_sums(inputs)
+        trained.append(trainer._token_weights(inputs).sum(-1) > 0) or flow_sums(inputs)
     )
     check_first_step(trainer, keep)
     kept = torch.cat(trained)
@@ -282,12 +282,12 @@ def test_evaluation_neither_measures_nor_balances(make_trainer):
     )
     passes = []
     record = trainer.flow_head.record
-    trainer.flow_head.record = lambda rows: passes.append(trainer.model.training) or record(rows)
+    trainer.flow_head.record = lambda rows: passes.append((rows, trainer.model.training)) or record(rows)
     trainer.train()
     evaluations = [log for log in trainer.state.log_history if "eval_loss" in log]
     assert len(evaluations) == 2
     assert not any("entropy_flow" in key for log in evaluations for key in log)
-    assert passes == [True, True]
+    assert [recorded for recorded in passes if recorded[0]] == [(8, True), (8, True)]
 
 
 def test_no_valid_token(make_trainer):
