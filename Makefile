@@ -1,7 +1,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-STEPS ?= 120
+STEPS ?= 400
 SEEDS ?= 1
 
 .PHONY: env test demo clean

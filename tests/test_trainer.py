@@ -161,9 +161,7 @@ def test_gradient_with_off_policy_mask(make_trainer, monkeypatch):
     trainer = make_trainer(rollout_func=rollout, off_policy_mask_threshold=0.0, callbacks=[keep], **ONE_STEP)
     trained = []
     flow_sums = trainer._flow_sums
-    trainer._flow_sums = lambda inputs: (
-        trained.append(trainer._token_weights(inputs).sum(-1) > 0) or flow_sums(inputs)
-    )
+    trainer._flow_sums = lambda inputs: trained.append(trainer._token_weights(inputs).sum(-1) > 0) or flow_sums(inputs)
     check_first_step(trainer, keep)
     kept = torch.cat(trained)
     assert kept.any() and not kept.all(), "some sequences must be dropped, not all"
