@@ -3,6 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STEPS ?= 400
 SEEDS ?= 1
+SFT_STEPS ?= 900
 
 .PHONY: env test demo clean
 
@@ -22,7 +23,7 @@ test: env
 	$(BIN)/python -m pytest
 
 demo: env
-	$(BIN)/python -m examples.countdown.demo --steps $(STEPS) --seeds $(SEEDS)
+	$(BIN)/python -m examples.countdown.demo --steps $(STEPS) --seeds $(SEEDS) --sft_steps $(SFT_STEPS)
 
 clean:
 	rm -rf $(VENV) outputs

@@ -37,3 +37,32 @@ def test_launch_options_leave_the_rest_in_order():
     line = ["--seed", "2", "--num_processes", "2", "--max_steps", "2"]
     assert cli.without(line, ["--num_processes", "2"]) == ["--seed", "2", "--max_steps", "2"]
     assert cli.without(line, []) == line
+
+
+@pytest.fixture
+def launched(monkeypatch, tmp_path):
+    """What `accelerate launch` would be called with, for a recipe with options of its own."""
+    calls = []
+    monkeypatch.setattr("accelerate.commands.launch.launch_command", calls.append)
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("learning_rate: 1e-6\naccelerate_config: zero3\nnum_processes: 2\nmulti_gpu: true\ntpu: false\n")
+
+    def launch(*options):
+        assert cli.main(["train", "--config", str(recipe), *options]) == 0
+        return calls[-1]
+
+    return launch
+
+
+def test_accelerate_options_in_the_file(launched):
+    args = launched("--max_steps", "3")
+    assert args.config_file.endswith("trl/accelerate_configs/zero3.yaml")
+    assert (args.num_processes, args.multi_gpu, args.tpu) == (2, True, False)
+    assert (args.module, args.training_script) == (True, "opefo_trl.train")
+    assert args.training_script_args[0] == "--config" and args.training_script_args[2:] == ["--max_steps", "3"]
+
+
+def test_accelerate_options_on_the_line_override_the_file(launched):
+    args = launched("--num_processes", "4", "--max_steps", "4", "--accelerate_config", "zero2")
+    assert args.config_file.endswith("zero2.yaml") and args.num_processes == 4
+    assert args.training_script_args[2:] == ["--max_steps", "4"]

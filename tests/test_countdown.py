@@ -11,8 +11,7 @@ from datasets import load_dataset
 from transformers import AutoTokenizer
 
 from examples.countdown.countdown import countdown_reward, evaluate, generate_puzzles, is_solution
-from examples.countdown.demo import format_table, mean_and_deviation, smooth
-from examples.countdown.prepare import build_model, build_tokenizer, split_puzzles, write_puzzles
+from examples.countdown.prepare import build_model, build_tokenizer, prepare, split_puzzles, write_puzzles
 from opefo_trl import train
 
 
@@ -54,6 +53,8 @@ HOSTILE = [
     "9**9**9",
     "9^9",
     "3.5+3.5",
+    "07",
+    "00",
     "1e9",
     "0x10",
     "٣+٤",
@@ -121,8 +122,19 @@ def test_tokenizer_round_trip(tmp_path):
     assert torch.equal(padded["attention_mask"], torch.tensor([[1, 1, 1, 1, 1, 1], [0, 0, 1, 1, 1, 1]]))
 
 
-def test_model_size():
-    assert build_model(build_tokenizer()).num_parameters() == pytest.approx(0.8e6, rel=0.02)
+def test_model():
+    tokenizer = build_tokenizer()
+    model = build_model(tokenizer)
+    assert model.num_parameters() == pytest.approx(0.8e6, rel=0.02)
+    assert model.generation_config.eos_token_id == tokenizer.convert_tokens_to_ids("<eos>")
+    assert model.generation_config.pad_token_id == tokenizer.convert_tokens_to_ids("<pad>")
+
+
+def test_prepared_folder_is_used_again(tmp_path, capsys):
+    (tmp_path / "prepared.json").write_text(json.dumps({"sft_steps": 3, "seed": 5}))
+    prepare(tmp_path, sft_steps=3, seed=5)
+    assert capsys.readouterr().out == f"Using the puzzles and the base model that are in {tmp_path}.\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["prepared.json"]
 
 
 @pytest.mark.parametrize("arm", ["grpo", "opefo", "opefo_target"])
@@ -148,17 +160,3 @@ def test_recipes_differ_in_the_method_alone():
     shared = [{key: value for key, value in recipe.items() if key not in method} for recipe in (grpo, opefo, target)]
     assert shared[0] == shared[1] == shared[2]
     assert (grpo["flow_strength"], opefo["flow_strength"], target["flow_strength"]) == (0.0, 1.0, 1.0)
-
-
-def test_table():
-    rows = {"grpo": [{"entropy, end": 0.25, "pass@1": 0.5}, {"entropy, end": 0.35, "pass@1": 0.7}], "base": [{}]}
-    lines = format_table(rows).splitlines()
-    assert json.dumps(lines[2].split("|")[3].strip(), ensure_ascii=False) == '"0.300 ± 0.071"'
-    assert lines[3].split("|")[1].strip() == "base" and lines[3].split("|")[3].strip() == ""
-    assert mean_and_deviation([0.5], 2) == "0.50"
-
-
-def test_smoothing_keeps_constants_and_averages_neighbours():
-    assert torch.equal(smooth(torch.ones(2, 50)), torch.ones(2, 50))
-    ramp = smooth(torch.arange(100.0))
-    assert ramp[50] == 50 and ramp[0] == 7.5  # the mean of steps 0 to 15

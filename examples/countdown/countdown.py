@@ -68,7 +68,10 @@ class _Parser:
             self.read()
         if start == self.position:
             raise ValueError(f"Character {start + 1} should be a digit or an opening parenthesis.")
-        self.numbers.append(int(self.text[start : self.position]))
+        digits = self.text[start : self.position]
+        if digits != str(int(digits)):
+            raise ValueError(f"The number at character {start + 1} starts with a zero.")
+        self.numbers.append(int(digits))
         return self.numbers[-1]
 
 
