@@ -99,6 +99,8 @@ def to_prompts(
         )
     if prompt_template is not None and "{prompt}" not in prompt_template:
         raise ValueError("`prompt_template` must contain {prompt}, the place where the problem goes.")
+    if prompt_column == "prompt" and not (solution_column or prompt_template or system_prompt or conversational):
+        return dataset
 
     def convert(row: dict[str, Any]) -> dict[str, Any]:
         prompt = row[prompt_column]

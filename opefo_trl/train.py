@@ -61,15 +61,15 @@ class OPEFOScriptArguments(GRPOScriptArguments):
     )
 
 
-def say(message: object, file: TextIO | None = None) -> None:
-    """Print one line, on the main process alone."""
+def say(message: str, file: TextIO | None = None) -> None:
+    """Print on the main process alone."""
     if os.environ.get("RANK", "0") == "0":
-        print(" ".join(str(message).split()), file=file)
+        print(message, file=file)
 
 
-def fail(message: object) -> NoReturn:
-    """Say on stderr what is wrong and exit with 2."""
-    say(f"{PROG}: error: {message}", file=sys.stderr)
+def fail(error: Exception) -> NoReturn:
+    """Say on stderr, in one line, what is wrong and exit with 2."""
+    say(f"{PROG}: error: {' '.join(str(error).split())}", file=sys.stderr)
     sys.exit(2)
 
 
@@ -265,8 +265,10 @@ def main(args: list[str] | None = None) -> None:
             )
             return
         trainer_args = prepare(script_args, training_args, model_args, dataset_args)
-        from .trainer import OPEFOTrainer
+        from .trainer import OPEFOTrainer, read_entropy_target
 
+        if checkpoint is not None and training_args.flow_entropy_target_ratio is not None:
+            read_entropy_target(checkpoint)  # raises now what would end the training later
         try:
             trainer = OPEFOTrainer(**trainer_args)
         except OSError as error:

@@ -22,6 +22,24 @@ from .flow_head import FlowHead, TokenFlow
 STATE_FILE = "entropy_flow_state.json"
 
 
+def read_entropy_target(checkpoint: str) -> float | None:
+    """
+    The entropy target in nats that a run with `flow_entropy_target_ratio` kept in its checkpoint; `None` if no batch
+    had set it yet.
+
+    Raises:
+        `ValueError`: if the checkpoint has none.
+    """
+    path = Path(checkpoint) / STATE_FILE
+    try:
+        return json.loads(path.read_text())["entropy_target"]
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(
+            f"`flow_entropy_target_ratio` needs the first batch's entropy, but {path} is missing or broken: resume "
+            "from a checkpoint of a run that used it, or set `flow_entropy_target` instead."
+        ) from error
+
+
 class OPEFOTrainer(GRPOTrainer):
     """
     Trainer for On-Policy Entropy Flow Optimization (OPEFO), arXiv 2605.11491.
@@ -253,10 +271,4 @@ class OPEFOTrainer(GRPOTrainer):
     def _load_optimizer_and_scheduler(self, checkpoint):
         super()._load_optimizer_and_scheduler(checkpoint)
         if self.args.flow_entropy_target_ratio is not None and checkpoint is not None:
-            path = Path(checkpoint) / STATE_FILE
-            if not path.is_file():
-                raise ValueError(
-                    f"`flow_entropy_target_ratio` needs the first batch's entropy, but {path} is missing: resume from "
-                    "a checkpoint of a run that used it, or set `flow_entropy_target` instead."
-                )
-            self.entropy_target = json.loads(path.read_text())["entropy_target"]
+            self.entropy_target = read_entropy_target(checkpoint)

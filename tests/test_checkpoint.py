@@ -43,7 +43,7 @@ def test_resume_without_the_state_says_what_to_do(make_trainer):
     make_trainer(max_steps=2, **CHECKPOINTED).train()
     resumed = make_trainer(max_steps=4, flow_entropy_target_ratio=0.7, **CHECKPOINTED)
     with pytest.raises(
-        ValueError, match="entropy_flow_state.json is missing: .* or set `flow_entropy_target` instead"
+        ValueError, match="entropy_flow_state.json is missing or broken: .* or set `flow_entropy_target` instead"
     ):
         resumed.train(resume_from_checkpoint=True)
 

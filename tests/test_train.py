@@ -85,6 +85,19 @@ def test_interrupted_run_resumes_by_itself(recipe, capsys):
     assert (recipe / "run" / "model.safetensors").read_bytes() == before, "a finished run is left as it is"
 
 
+def test_resuming_without_the_entropy_target_is_refused(recipe, capsys):
+    train.main(["--config", "recipe.yaml", "--max_steps", "2"])
+    message = refuse(capsys, "--flow_entropy_target_ratio", "0.7")
+    assert "run/checkpoint-2/entropy_flow_state.json is missing or broken" in message
+
+
+def test_starting_anew(recipe, capsys):
+    train.main(["--config", "recipe.yaml", "--max_steps", "2"])
+    train.main(["--config", "recipe.yaml", "--max_steps", "2", "--resume_from_checkpoint", "false"])
+    out = capsys.readouterr().out
+    assert "Resuming" not in out and "is the end of this run" not in out
+
+
 def test_lora_run_with_evaluation(recipe):
     evaluation = ["--eval_strategy", "steps", "--eval_steps", "1", "--per_device_eval_batch_size", "8"]
     split = ["--dataset_test_split", "train"]

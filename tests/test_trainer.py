@@ -32,14 +32,17 @@ class KeepGradient(TrainerCallback):
             self.gradient = {n: p.grad.double().clone() for n, p in model.named_parameters() if p.requires_grad}
 
 
-def independent_step(trainer, policy, temperature):
-    """P, N, λ and the gradient of −Σ c·A'·ln p, in float64 from full logits, without the package's weights."""
-    policy = policy.double()
-    batches = trainer._buffered_inputs
-    tokens_of_step = sum(b["completion_mask"].sum().item() for b in batches)
+def independent_flow(trainer, batches, policy, temperature):
+    """
+    P, N and λ of one rollout batch; adds the gradient of −Σ c·A'·ln p to the policy. In float64, from full logits,
+    without the package's weights.
+    """
+    steps = trainer.args.gradient_accumulation_steps
+    masks = [b["completion_mask"] * b.get("tool_mask", 1) for b in batches]
+    tokens = sum(mask.sum().item() for mask in masks) * steps / len(batches)
     per_token = []  # (c, A, s, ln p), each (B, T)
-    for batch in batches:
-        mask = batch["completion_mask"].double()  # (B, T)
+    for batch, mask in zip(batches, masks, strict=True):
+        mask = mask.double()  # (B, T)
         ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1)
         attention = torch.cat([batch["prompt_mask"], batch["completion_mask"]], 1)
         length = mask.size(1)
@@ -53,14 +56,14 @@ def independent_step(trainer, policy, temperature):
         advantages = batch["advantages"].double().unsqueeze(1).expand_as(mask)  # (B, T)
         rows, lengths = mask.size(0), mask.sum(-1, keepdim=True).clamp(min=1)
         weights = {
-            "grpo": mask / lengths / rows / len(batches),
-            "sapo": mask / lengths / rows / len(batches),
-            "bnpo": mask / mask.sum().clamp(min=1) / len(batches),
-            "dr_grpo": mask / rows / trainer.max_completion_length / len(batches),
-            "luspo": mask / rows / len(batches),
-            "dapo": mask / tokens_of_step,
-            "cispo": mask / tokens_of_step * 0.2,  # clipped above at epsilon_high, 0.2 by default
-            "vespo": mask / tokens_of_step,
+            "grpo": mask / lengths / rows / steps,
+            "sapo": mask / lengths / rows / steps,
+            "bnpo": mask / mask.sum().clamp(min=1) / steps,
+            "dr_grpo": mask / rows / trainer.max_completion_length / steps,
+            "luspo": mask / rows / steps,
+            "dapo": mask / tokens,
+            "cispo": mask / tokens * 0.2,  # clipped above at epsilon_high, 0.2 by default
+            "vespo": mask / tokens,
         }[trainer.loss_type]
         if trainer.top_entropy_quantile < 1:
             kept = entropies[mask.bool()].sort().values
@@ -81,8 +84,7 @@ def independent_step(trainer, policy, temperature):
         scale = torch.where(advantages * s > 0, 1 + coefficient, 1 - coefficient)
         loss = loss - (weights * advantages * scale * logps).sum()
     loss.backward()
-    gradient = {n: p.grad for n, p in policy.named_parameters() if p.requires_grad}
-    return increase.item(), decrease.item(), coefficient.item(), gradient
+    return increase.item(), decrease.item(), coefficient.item()
 
 
 def relative_error(actual: dict, expected: dict) -> float:
@@ -92,14 +94,21 @@ def relative_error(actual: dict, expected: dict) -> float:
 
 
 def check_first_step(trainer, keep, temperature=1.0):
+    rollouts = []
+    flow_coefficient = trainer._flow_coefficient
+    trainer._flow_coefficient = lambda batches: rollouts.append(batches) or flow_coefficient(batches)
     trainer.train()
-    increase, decrease, coefficient, gradient = independent_step(trainer, keep.policy, temperature)
+    policy = keep.policy.double()
+    flows = [independent_flow(trainer, batches, policy, temperature) for batches in rollouts]
+    # the log of a step is the mean over its rollout batches
+    increase, decrease, coefficient = (sum(values) / len(values) for values in zip(*flows, strict=True))
     logs = trainer.state.log_history[0]
     assert logs["entropy_flow/increase"] == pytest.approx(increase, rel=2e-5)
     assert logs["entropy_flow/decrease"] == pytest.approx(decrease, rel=2e-5)
     assert logs["entropy_flow/coefficient"] == pytest.approx(coefficient, abs=1e-5)
     assert abs(coefficient) > 1e-3, "the batch must need balancing, or the test shows nothing"
-    assert relative_error(keep.gradient, gradient) < 1e-6
+    expected = {name: p.grad for name, p in policy.named_parameters() if p.requires_grad}
+    assert relative_error(keep.gradient, expected) < 1e-6
     return logs
 
 
@@ -131,6 +140,15 @@ def test_gradient_with_masked_rows_and_zero_variance_groups(make_trainer, loss_t
     assert sum((b["advantages"] == 0).sum() for b in batches) >= 4, "a group must have no variance"
 
 
+@pytest.mark.parametrize("loss_type", ["grpo", "dapo"])
+def test_gradient_of_two_rollout_batches_in_one_step(make_trainer, loss_type):
+    keep = KeepGradient()
+    settings = {**ONE_STEP, "gradient_accumulation_steps": 4, "steps_per_generation": 2}
+    trainer = make_trainer(loss_type=loss_type, callbacks=[keep], **settings)
+    check_first_step(trainer, keep)
+    assert trainer._step == 4 and len(trainer._buffered_inputs) == 2
+
+
 def test_gradient_with_temperature(make_trainer):
     keep = KeepGradient()
     check_first_step(make_trainer(temperature=0.7, callbacks=[keep], **ONE_STEP), keep, temperature=0.7)
@@ -142,21 +160,31 @@ def test_gradient_with_high_entropy_mask(make_trainer):
     assert logs["entropy_flow/increase_share"] > 0
 
 
-def test_gradient_with_off_policy_mask(make_trainer, monkeypatch):
+def rollout(prompts, trainer):
+    """Random completions of uneven lengths, a made-up sampler's log-probabilities, and every third token a tool's."""
+    generator = torch.Generator().manual_seed(0)
+    completions = [torch.randint(2, 21, (3 + row % 5,), generator=generator).tolist() for row in range(len(prompts))]
+    return {
+        "prompt_ids": [trainer.processing_class(prompt)["input_ids"] for prompt in prompts],
+        "completion_ids": completions,
+        "logprobs": [(-6 * torch.rand(len(ids), generator=generator)).tolist() for ids in completions],
+        "env_mask": [[int(position % 3 != 2) for position in range(len(ids))] for ids in completions],
+    }
+
+
+@pytest.mark.filterwarnings("ignore:You are using 'rollout_func'")
+@pytest.mark.parametrize("loss_type", ["grpo", "dapo"])
+def test_gradient_with_tool_tokens(make_trainer, loss_type):
+    keep = KeepGradient()
+    trainer = make_trainer(rollout_func=rollout, loss_type=loss_type, callbacks=[keep], **ONE_STEP)
+    check_first_step(trainer, keep)
+    masked = [(b["completion_mask"] * (1 - b["tool_mask"])).sum() for b in trainer._buffered_inputs]
+    assert sum(masked) > 0, "some tokens must be a tool's"
+
+
+@pytest.mark.filterwarnings("ignore:You are using 'rollout_func'")
+def test_gradient_with_off_policy_mask(make_trainer):
     """Sequences that their sampler found far likelier than the policy does are dropped, and carry no flow."""
-    monkeypatch.setenv("TRL_EXPERIMENTAL_SILENCE", "1")
-
-    def rollout(prompts, trainer):
-        generator = torch.Generator().manual_seed(0)
-        completions = [
-            torch.randint(2, 21, (3 + row % 5,), generator=generator).tolist() for row in range(len(prompts))
-        ]
-        return {
-            "prompt_ids": [trainer.processing_class(prompt)["input_ids"] for prompt in prompts],
-            "completion_ids": completions,
-            "logprobs": [(-6 * torch.rand(len(ids), generator=generator)).tolist() for ids in completions],
-        }
-
     keep = KeepGradient()
     trainer = make_trainer(rollout_func=rollout, off_policy_mask_threshold=0.0, callbacks=[keep], **ONE_STEP)
     trained = []
