@@ -100,7 +100,7 @@ def train(runs: list[Run], output_dir: Path, steps: int) -> None:
     opefo = shutil.which("opefo", path=str(Path(sys.executable).parent))
     if opefo is None:
         raise RuntimeError("The command `opefo` is missing beside this Python; install it with `pip install -e .`")
-    # One thread each: a model this small gains little from a second one
+    # One thread each, as in `prepare`
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
     waiting = list(runs)
     bars: dict[Run, tqdm] = {

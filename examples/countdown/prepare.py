@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
+import torch
 from datasets import Dataset
 from tqdm.auto import tqdm
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer, set_seed
@@ -143,6 +144,8 @@ def prepare(output_dir: Path, sft_steps: int = 900, seed: int = 0) -> None:
         seed (`int`, *optional*, defaults to `0`):
             Seed of the puzzles, the model and its fine-tuning.
     """
+    # With more threads the numbers would depend on the machine, and a busy core would make the others wait for it
+    torch.set_num_threads(1)
     arguments = {"sft_steps": sft_steps, "seed": seed}
     finished = output_dir / "prepared.json"
     if finished.exists() and json.loads(finished.read_text()) == arguments:
