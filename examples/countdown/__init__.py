@@ -1,0 +1,1 @@
+"""Countdown puzzles: see README.md."""
