@@ -14,14 +14,12 @@ from typing import Any, NoReturn, TextIO, cast
 
 import yaml
 from accelerate.commands.launch import launch_command_parser
-from transformers import TrainerState
-from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import get_last_checkpoint
 from trl import DatasetMixtureConfig, ModelConfig, TrlParser, get_peft_config, get_quantization_config
 from trl.scripts.grpo import GRPOScriptArguments
 
 from .config import OPEFOConfig
 from .data import load_splits, pick_split, to_prompts
+from .resume import is_finished, read_entropy_target, resume_point
 
 
 PROG = "opefo train"
@@ -155,22 +153,6 @@ def parse(args: list[str]) -> tuple[OPEFOScriptArguments, OPEFOConfig, ModelConf
     return tuple(parsed)  # type: ignore[return-value]
 
 
-def resume_point(training_args: OPEFOConfig) -> str | None:
-    """
-    The checkpoint to go on from: the one that is named, else the last one in `output_dir`, else none.
-    `resume_from_checkpoint: false` starts anew.
-    """
-    named = str(training_args.resume_from_checkpoint)
-    output_dir = str(training_args.output_dir)
-    if named.lower() == "false":
-        return None
-    if named.lower() in ("none", "true"):
-        return get_last_checkpoint(output_dir) if os.path.isdir(output_dir) else None
-    if not os.path.isdir(named):
-        raise ValueError(f"Checkpoint {named} does not exist: check `resume_from_checkpoint`.")
-    return named
-
-
 def prepare(
     script_args: OPEFOScriptArguments,
     training_args: OPEFOConfig,
@@ -246,14 +228,6 @@ def prepare(
     }
 
 
-def is_finished(checkpoint: str, training_args: OPEFOConfig) -> bool:
-    """Whether nothing is left to train: `Trainer.train` would take one step more, and change the saved model."""
-    state = TrainerState.load_from_json(os.path.join(checkpoint, TRAINER_STATE_NAME))
-    if training_args.max_steps > 0:
-        return state.global_step >= training_args.max_steps
-    return (state.epoch or 0.0) >= training_args.num_train_epochs
-
-
 def main(args: list[str] | None = None) -> None:
     try:
         script_args, training_args, model_args, dataset_args = parse(sys.argv[1:] if args is None else args)
@@ -265,7 +239,7 @@ def main(args: list[str] | None = None) -> None:
             )
             return
         trainer_args = prepare(script_args, training_args, model_args, dataset_args)
-        from .trainer import OPEFOTrainer, read_entropy_target
+        from .trainer import OPEFOTrainer
 
         if checkpoint is not None and training_args.flow_entropy_target_ratio is not None:
             read_entropy_target(checkpoint)  # raises now what would end the training later

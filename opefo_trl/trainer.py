@@ -1,7 +1,6 @@
 """`OPEFOTrainer`: GRPO that measures the entropy flow of each rollout batch and balances it."""
 
 import inspect
-import json
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -17,27 +16,7 @@ from trl.trainer.utils import get_config_model_id
 from .config import OPEFOConfig
 from .entropy_flow import balance_advantages, balance_coefficient, flow_coefficient, token_weights
 from .flow_head import FlowHead, TokenFlow
-
-
-STATE_FILE = "entropy_flow_state.json"
-
-
-def read_entropy_target(checkpoint: str) -> float | None:
-    """
-    The entropy target in nats that a run with `flow_entropy_target_ratio` kept in its checkpoint; `None` if no batch
-    had set it yet.
-
-    Raises:
-        `ValueError`: if the checkpoint has none.
-    """
-    path = Path(checkpoint) / STATE_FILE
-    try:
-        return json.loads(path.read_text())["entropy_target"]
-    except (OSError, ValueError, KeyError) as error:
-        raise ValueError(
-            f"`flow_entropy_target_ratio` needs the first batch's entropy, but {path} is missing or broken: resume "
-            "from a checkpoint of a run that used it, or set `flow_entropy_target` instead."
-        ) from error
+from .resume import FastForwardSampler, read_entropy_target, write_entropy_target
 
 
 class OPEFOTrainer(GRPOTrainer):
@@ -103,6 +82,8 @@ class OPEFOTrainer(GRPOTrainer):
             temperature=self.temperature,
             cast_lm_head_to_fp32=args.cast_lm_head_to_fp32,
         )
+        self._fast_forward = FastForwardSampler()
+        self.add_callback(self._fast_forward)
         # In nats; with `flow_entropy_target_ratio`, known from the first rollout batch on
         self.entropy_target = args.flow_entropy_target
 
@@ -261,12 +242,17 @@ class OPEFOTrainer(GRPOTrainer):
             inputs = {**inputs, "advantages": advantages}
         return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
+    # The order of the prompts, too, goes on where it stopped
+    def _get_train_sampler(self, dataset=None):
+        self._fast_forward.sampler = super()._get_train_sampler(dataset)
+        return self._fast_forward.sampler
+
     # The entropy target that the first batch set is part of the run, so it goes into the checkpoint
     def _save_checkpoint(self, model, trial):
         super()._save_checkpoint(model, trial)
         if self.args.flow_entropy_target_ratio is not None and self.args.should_save:
             folder = Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-            (folder / STATE_FILE).write_text(json.dumps({"entropy_target": self.entropy_target}))
+            write_entropy_target(folder, self.entropy_target)
 
     def _load_optimizer_and_scheduler(self, checkpoint):
         super()._load_optimizer_and_scheduler(checkpoint)

@@ -1,4 +1,4 @@
-"""An interrupted and resumed run equals an uninterrupted one."""
+"""An interrupted and resumed run equals an uninterrupted one, whatever state TRL leaves out of its checkpoints."""
 
 import json
 from pathlib import Path
@@ -27,6 +27,19 @@ def test_four_steps_equal_two_resume_two(make_trainer, tmp_path, settings):
         return [log["entropy_flow/coefficient"] for log in trainer.state.log_history if "entropy" in log]
 
     assert len(flows(whole)) == 4 and flows(whole) == flows(second)
+
+
+@pytest.mark.parametrize("stop", [4, 6], ids=["at an epoch's end", "in the second epoch"])
+def test_resumed_run_sees_the_prompts_of_an_uninterrupted_one(make_trainer, tmp_path, stop):
+    settings = {"per_device_train_batch_size": 16, "num_generations": 2, **CHECKPOINTED}  # 4 steps per epoch
+    whole = make_trainer(output_dir=str(tmp_path / "whole"), max_steps=8, **settings)
+    whole.train()
+    assert whole.state.epoch == 2.0
+    make_trainer(output_dir=str(tmp_path / "parts"), max_steps=stop, **settings).train()
+    resumed = make_trainer(output_dir=str(tmp_path / "parts"), max_steps=8, **settings)
+    resumed.train(resume_from_checkpoint=True)
+    expected = whole.model.state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in resumed.model.state_dict().items())
 
 
 def test_target_is_restored_not_measured_again(make_trainer, tmp_path):
