@@ -147,8 +147,8 @@ class OPEFOTrainer(GRPOTrainer):
         increase, decrease, num_increasing, num_trained, entropy, num_tokens = self.accelerator.reduce(
             sums, reduction="sum"
         )
-        entropy = entropy / num_tokens
-        if self.entropy_target is None and self.args.flow_entropy_target_ratio is not None and num_tokens > 0:
+        entropy = entropy / num_tokens  # NaN without a token
+        if self.entropy_target is None and self.args.flow_entropy_target_ratio is not None and entropy.isfinite():
             self.entropy_target = self.args.flow_entropy_target_ratio * entropy.item()
         coefficient = flow_coefficient(
             increase,

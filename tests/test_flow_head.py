@@ -3,6 +3,7 @@
 import pytest
 import torch
 from conftest import make_model
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import Gemma2Config, Gemma2ForCausalLM
 from trl.trainer.utils import add_fused_lm_head
 
@@ -91,6 +92,31 @@ def test_backbone_runs_once_and_the_pass_is_unchanged():
     _, _, recorded = record(model)
     assert len(calls) == 1
     assert torch.equal(plain.log_probs, recorded.log_probs) and torch.equal(plain.entropy, recorded.entropy)
+
+
+class LargestTensor(TorchDispatchMode):
+    """Elements of the largest tensor that any operation makes."""
+
+    numel = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, (tuple, list)) else [result]:
+            if isinstance(tensor, torch.Tensor):
+                self.numel = max(self.numel, tensor.numel())
+        return result
+
+
+def test_no_tensor_of_tokens_times_vocabulary():
+    vocabulary = 100_000
+    model = make_model()
+    model.resize_token_embeddings(vocabulary)
+    with LargestTensor() as largest:
+        _, (flow,), _ = record(model)
+    assert largest.numel < flow.logps.numel() * vocabulary
+    with LargestTensor() as naive, torch.no_grad():
+        model(input_ids=batch()[0])
+    assert naive.numel > flow.logps.numel() * vocabulary, "the count must see full logits where they are made"
 
 
 def test_only_the_asked_rows_are_recorded():
