@@ -4,6 +4,8 @@ from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+from packaging.specifiers import SpecifierSet
+
 
 if TYPE_CHECKING:
     from .config import OPEFOConfig as OPEFOConfig
@@ -12,8 +14,15 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = ["OPEFOConfig", "OPEFOTrainer"]
 
-# The seams to TRL are methods that move between its releases: an untested one could train plain GRPO without a word
+# The seams to TRL are methods that move between its releases: an untested one could train plain GRPO without a word.
+# Checked here, since every module of the package, and so the command too, comes by this way
 TRL_RANGE = ">=1.16,<1.17"
+if not SpecifierSet(TRL_RANGE).contains(version("trl"), prereleases=True):
+    raise ImportError(
+        f"opefo_trl {__version__} works with trl{TRL_RANGE}, but trl {version('trl')} is installed: "
+        f"run `pip install 'trl{TRL_RANGE}'`."
+    )
+
 _MODULES = {"OPEFOConfig": ".config", "OPEFOTrainer": ".trainer"}
 
 
@@ -21,13 +30,6 @@ _MODULES = {"OPEFOConfig": ".config", "OPEFOTrainer": ".trainer"}
 def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from packaging.specifiers import SpecifierSet
-
-    if not SpecifierSet(TRL_RANGE).contains(version("trl"), prereleases=True):
-        raise ImportError(
-            f"opefo_trl {__version__} works with trl{TRL_RANGE}, but trl {version('trl')} is installed: "
-            f"run `pip install 'trl{TRL_RANGE}'`."
-        )
     return getattr(import_module(_MODULES[name], __name__), name)
 
 

@@ -5,6 +5,8 @@ import sys
 import tomllib
 from pathlib import Path
 
+import pytest
+
 import opefo_trl
 
 
@@ -32,8 +34,9 @@ def test_unknown_name():
     assert "module 'opefo_trl' has no attribute 'Trainer'" in python("import opefo_trl; opefo_trl.Trainer").stderr
 
 
-def test_unsupported_trl_is_one_sentence_with_both_versions():
-    code = "import opefo_trl; opefo_trl.version = lambda name: '1.17.0'; opefo_trl.OPEFOTrainer"
+@pytest.mark.parametrize("module", ["opefo_trl", "opefo_trl.trainer", "opefo_trl.train", "opefo_trl.cli"])
+def test_unsupported_trl_is_one_sentence_with_both_versions(module):
+    code = f"import importlib.metadata; importlib.metadata.version = lambda name: '1.17.0'; import {module}"
     expected = (
         "ImportError: opefo_trl 0.1.0 works with trl>=1.16,<1.17, but trl 1.17.0 is installed: "
         "run `pip install 'trl>=1.16,<1.17'`."
