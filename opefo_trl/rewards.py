@@ -22,7 +22,7 @@ def load_reward(name: str, max_completion_length: int) -> Callable[..., Any]:
 
     Args:
         name (`str`):
-                One of `TRL_REWARDS`, or the dotted path of a function, looked up from the current folder too.
+            One of `TRL_REWARDS`, or the dotted path of a function, looked up from the current folder too.
         max_completion_length (`int`):
             In tokens. `"get_soft_overlong_punishment"` punishes within its last fifth.
 

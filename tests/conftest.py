@@ -1,5 +1,6 @@
 """A tiny model, its tokenizer and a way to build trainers: everything the tests need, made here."""
 
+import copy
 import os
 
 
@@ -9,13 +10,27 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 import torch
 from datasets import Dataset
+from peft import PeftModel
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM, TrainerCallback
 
 from opefo_trl import OPEFOConfig, OPEFOTrainer
 
 
 SYMBOLS = ["<pad>", "<eos>", *"abcdefgh", *"0123456789 "]
+METRICS = ["increase", "decrease", "net", "coefficient", "increase_share"]
+# A run small enough for a test, on CPU and in float32
+SETTINGS = {
+    "num_generations": 4,
+    "max_completion_length": 10,
+    "logging_steps": 1,
+    "report_to": "none",
+    "use_cpu": True,
+    "bf16": False,
+    "gradient_checkpointing": False,
+    "disable_tqdm": True,
+    "save_strategy": "no",
+}
 PROMPTS = ["a1", "bb 22", "c 333", "dd", "e5 5", "f 66", "g7", "hh 88"]
 
 
@@ -55,6 +70,26 @@ def letter_reward(completions: list[str], **kwargs) -> list[float]:
     return [float(sum(letter in "abcd02468" for letter in completion)) for completion in completions]
 
 
+class KeepGradient(TrainerCallback):
+    """Keeps the policy before the first optimizer step and the gradient that the step takes."""
+
+    def on_step_begin(self, args, state, control, model=None, **kwargs):
+        if state.global_step == 0:
+            self.policy = copy.deepcopy(model)
+            base = self.policy.get_base_model() if isinstance(model, PeftModel) else self.policy
+            del base.forward  # TRL's patch and ours: what remains is the model's own
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        if state.global_step == 0:
+            self.gradient = {n: p.grad.double().clone() for n, p in model.named_parameters() if p.requires_grad}
+
+
+def relative_error(actual: dict, expected: dict) -> float:
+    assert actual.keys() == expected.keys()
+    difference = sum((actual[n] - expected[n]).square().sum() for n in actual)
+    return (difference / sum(g.square().sum() for g in expected.values())).sqrt().item()
+
+
 @pytest.fixture
 def make_trainer(tmp_path):
     """Build a trainer on a fresh tiny model; the same seed gives the same model, data and rollouts."""
@@ -68,23 +103,14 @@ def make_trainer(tmp_path):
         defaults = {
             "output_dir": str(tmp_path / "run"),
             "per_device_train_batch_size": 8,
-            "num_generations": 4,
-            "max_completion_length": 10,
             "max_steps": 3,
             "learning_rate": 1e-2,
-            "logging_steps": 1,
-            "report_to": "none",
-            "use_cpu": True,
-            "bf16": False,
-            "gradient_checkpointing": False,
-            "disable_tqdm": True,
-            "save_strategy": "no",
             "seed": 7,
         }
         return trainer_class(
             model=make_model() if model is None else model,
             reward_funcs=reward,
-            args=config_class(**{**defaults, **settings}),
+            args=config_class(**{**SETTINGS, **defaults, **settings}),
             train_dataset=make_dataset(),
             processing_class=make_tokenizer(),
             **extra,

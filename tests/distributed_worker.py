@@ -6,8 +6,7 @@ import sys
 from pathlib import Path
 
 import torch
-from conftest import SYMBOLS, letter_reward, make_dataset, make_model, make_tokenizer
-from transformers import TrainerCallback
+from conftest import SETTINGS, SYMBOLS, KeepGradient, letter_reward, make_dataset, make_model, make_tokenizer
 
 from opefo_trl import OPEFOConfig, OPEFOTrainer
 
@@ -43,11 +42,6 @@ def make_rollouts(scenario: str):
     return rollout
 
 
-class KeepGradient(TrainerCallback):
-    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
-        self.gradient = {name: p.grad.clone() for name, p in model.named_parameters()}
-
-
 def watch_reductions(trainer) -> list[int]:
     """Bytes of each all-reduce made while λ is computed."""
     sizes: list[int] = []
@@ -71,18 +65,10 @@ def run(scenario: str, folder: Path) -> None:
         OPEFOConfig(
             output_dir=str(folder / "run"),
             per_device_train_batch_size=16 // int(os.environ["WORLD_SIZE"]),
-            num_generations=4,
-            max_completion_length=10,
             max_steps=1,
             max_grad_norm=0.0,
-            logging_steps=1,
-            report_to="none",
-            use_cpu=True,
-            bf16=False,
-            gradient_checkpointing=False,
-            disable_tqdm=True,
-            save_strategy="no",
             shuffle_dataset=False,
+            **SETTINGS,
             **SCENARIOS[scenario],
         ),
         train_dataset=make_dataset(),

@@ -4,14 +4,11 @@ import inspect
 
 import pytest
 import torch
-from conftest import SYMBOLS, make_dataset, make_model
+from conftest import METRICS, SYMBOLS, make_dataset, make_model
 from peft import LoraConfig
 from trl import GRPOConfig, GRPOTrainer
 
 from opefo_trl import OPEFOConfig, OPEFOTrainer
-
-
-METRICS = ["increase", "decrease", "net", "coefficient", "increase_share"]
 
 
 def test_lora_with_reference_measures_the_policy(make_trainer):

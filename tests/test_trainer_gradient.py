@@ -1,34 +1,17 @@
 """The gradient that the trainer takes, against an independent computation, whatever TRL does with a token's weight."""
 
-import copy
 import math
 
 import pytest
 import torch
-from conftest import letter_reward
-from peft import LoraConfig, PeftModel
-from transformers import TrainerCallback
+from conftest import METRICS, KeepGradient, letter_reward, relative_error
+from peft import LoraConfig
 from trl import GRPOConfig, GRPOTrainer
 
 from opefo_trl.entropy_flow import entropy_sensitivity
 
 
 LOSS_TYPES = ["grpo", "sapo", "bnpo", "dr_grpo", "luspo", "dapo", "cispo", "vespo"]
-METRICS = ["increase", "decrease", "net", "coefficient", "increase_share"]
-
-
-class KeepGradient(TrainerCallback):
-    """Keeps the policy before the first optimizer step and the gradient that the step takes."""
-
-    def on_step_begin(self, args, state, control, model=None, **kwargs):
-        if state.global_step == 0:
-            self.policy = copy.deepcopy(model)
-            base = self.policy.get_base_model() if isinstance(model, PeftModel) else self.policy
-            del base.forward  # TRL's patch and ours: what remains is the model's own
-
-    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
-        if state.global_step == 0:
-            self.gradient = {n: p.grad.double().clone() for n, p in model.named_parameters() if p.requires_grad}
 
 
 def independent_flow(trainer, batches, policy, temperature):
@@ -45,7 +28,7 @@ def independent_flow(trainer, batches, policy, temperature):
         ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1)
         attention = torch.cat([batch["prompt_mask"], batch["completion_mask"]], 1)
         length = mask.size(1)
-        # the package's forward, not TRL's fused head: full logits
+        # the model's own forward, without TRL's fused head: full logits
         logits = policy(input_ids=ids, attention_mask=attention).logits[:, -length - 1 : -1] / temperature  # (B, T, V)
         logps = logits.log_softmax(-1).gather(-1, batch["completion_ids"].unsqueeze(-1)).squeeze(-1)  # (B, T)
         with torch.no_grad():
@@ -98,12 +81,6 @@ def independent_flow(trainer, batches, policy, temperature):
         loss = loss - (weights * advantages * scale * logps).sum()
     loss.backward()
     return increase.item(), decrease.item(), coefficient.item()
-
-
-def relative_error(actual: dict, expected: dict) -> float:
-    assert actual.keys() == expected.keys()
-    difference = sum((actual[n] - expected[n]).square().sum() for n in actual)
-    return (difference / sum(g.square().sum() for g in expected.values())).sqrt().item()
 
 
 def check_first_step(trainer, keep, temperature=1.0):

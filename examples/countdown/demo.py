@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -66,15 +67,20 @@ class Run:
     def log(self) -> Path:
         return self.folder / "train.log"
 
-    def history(self) -> list[dict[str, float]]:
-        """Returns what was logged, one dictionary per step."""
-        state = json.loads((self.folder / "trainer_state.json").read_text())
-        return [entry for entry in state["log_history"] if "entropy" in entry]
+    @cached_property
+    def logged(self) -> list[dict[str, float]]:
+        """What the trainer logged: one dictionary per step, and a last one on the whole training."""
+        return json.loads((self.folder / "trainer_state.json").read_text())["log_history"]
 
+    @property
+    def history(self) -> list[dict[str, float]]:
+        """What was logged of each step."""
+        return [entry for entry in self.logged if "entropy" in entry]
+
+    @property
     def seconds(self) -> float:
-        """Returns how long the training took, without the start of Python."""
-        state = json.loads((self.folder / "trainer_state.json").read_text())
-        return state["log_history"][-1]["train_runtime"]
+        """How long the training took, without the start of Python."""
+        return self.logged[-1]["train_runtime"]
 
 
 def config_of(arm: str) -> Path:
@@ -113,14 +119,15 @@ def train(runs: list[Run], output_dir: Path, steps: int) -> None:
             while waiting and len(processes) < len(ARMS):
                 run = waiting.pop(0)
                 run.folder.mkdir(parents=True, exist_ok=True)
-                command = [opefo, "train", "--config", str(config_of(run.arm)), "--output_dir", str(run.folder)]
-                command += [
-                    "--model_name_or_path",
-                    str(output_dir / "base"),
-                    "--dataset_name",
-                    str(output_dir / "data"),
-                ]
-                command += ["--seed", str(run.seed), "--max_steps", str(steps)]
+                options = {
+                    "config": config_of(run.arm),
+                    "output_dir": run.folder,
+                    "model_name_or_path": output_dir / "base",
+                    "dataset_name": output_dir / "data",
+                    "seed": run.seed,
+                    "max_steps": steps,
+                }
+                command = [opefo, "train", *(w for name, value in options.items() for w in (f"--{name}", str(value)))]
                 with run.log.open("w") as log:
                     # In a session of its own, so that the launcher and what it launched can be ended together.
                     processes[run] = subprocess.Popen(
@@ -190,7 +197,7 @@ def test(model_dir: Path, puzzles: list[dict], label: str) -> dict[str, float]:
 
 def summarize(run: Run) -> dict[str, float]:
     """Returns what the table says about the course of a run: its first entropy, and means over its last steps."""
-    history = run.history()
+    history = run.history
 
     def at_end(name: str) -> float:
         return statistics.mean(entry[name] for entry in history[-LAST_STEPS:])
@@ -201,7 +208,7 @@ def summarize(run: Run) -> dict[str, float]:
         "P": at_end("entropy_flow/increase"),
         "N": at_end("entropy_flow/decrease"),
         "λ": at_end("entropy_flow/coefficient"),
-        "seconds": run.seconds(),
+        "seconds": run.seconds,
     }
 
 
@@ -256,7 +263,7 @@ def smooth(values: torch.Tensor) -> torch.Tensor:
 def draw_panel(axes: Axes, name: str, runs: list[Run]) -> None:
     for arm, colour in COLOURS.items():
         raw = torch.tensor(
-            [[entry[name] for entry in run.history()] for run in runs if run.arm == arm]
+            [[entry[name] for entry in run.history] for run in runs if run.arm == arm]
         )  # (seeds, steps)
         steps = range(1, raw.size(1) + 1)
         smoothed = smooth(raw)  # (seeds, steps)
