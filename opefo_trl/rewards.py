@@ -1,4 +1,4 @@
-"""Reward functions by name or dotted path, checked before anything is loaded."""
+"""`math_reward`, and reward functions by name or dotted path, checked before anything is loaded."""
 
 import importlib
 import inspect
@@ -10,10 +10,56 @@ from typing import Any
 from trl import rewards as trl_rewards
 from trl.trainer.utils import get_callable_name
 
+from .answers import completion_answer, gold_answer
+from .grader import shared_grader
+
 
 TRL_REWARDS = ("accuracy_reward", "reasoning_accuracy_reward", "think_format_reward", "get_soft_overlong_punishment")
 # Arguments that TRL passes to every reward function, beside the dataset's columns
 TRL_ARGUMENTS = ("prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric")
+
+
+def math_reward(
+    completions: list[str] | list[list[dict[str, Any]]],
+    solution: list[Any],
+    log_metric: Callable[[str, float], None] | None = None,
+    **kwargs,
+) -> list[float | None]:
+    r"""
+    Reward function for [`~trl.GRPOTrainer`]: 1.0 for an answer that math-verify finds equal to the gold one.
+
+    The answer is the completion's last `\boxed{}`; without any box, its last line of the form `Answer: 34`. It is read
+    in worker processes (see [`~grader.Grader`]), so that no answer can stop the training, from whatever thread.
+
+    Args:
+        completions (`list[str]` or `list[list[dict[str, Any]]]`):
+            Texts, or lists of messages, of which the last one counts.
+        solution (`list[Any]`):
+            Gold answers, in any spelling that [`~answers.gold_answer`] reads.
+        log_metric (`Callable[[str, float], None]`, *optional*):
+            TRL's. Logs `math_reward/answered`, the share of completions that give an answer at all: near 0 with a
+            wrong prompt template or too short a `max_completion_length`.
+        **kwargs:
+            The other columns, which TRL passes too.
+
+    Returns:
+        `list[float | None]`: 1.0 or 0.0 (also where no answer can be read), and `None` where no gold can be read: TRL
+        leaves such a row out.
+    """
+    answers = [completion_answer(_text(completion)) for completion in completions]
+    if log_metric is not None and answers:
+        log_metric("math_reward/answered", sum(answer is not None for answer in answers) / len(answers))
+    golds = [gold_answer(value) for value in solution]
+    return shared_grader().grade([(gold or "", answer) for gold, answer in zip(golds, answers, strict=True)])
+
+
+def _text(completion: str | list[dict[str, Any]]) -> str:
+    if isinstance(completion, str):
+        return completion
+    content = completion[-1].get("content") or "" if completion else ""
+    if isinstance(content, str):
+        return content
+    return "".join(part.get("text") or "" for part in content)  # a list of typed parts
 
 
 def load_reward(name: str, max_completion_length: int) -> Callable[..., Any]:
@@ -22,7 +68,8 @@ def load_reward(name: str, max_completion_length: int) -> Callable[..., Any]:
 
     Args:
         name (`str`):
-            One of `TRL_REWARDS`, or the dotted path of a function, looked up from the current folder too.
+            `"math_reward"`, one of `TRL_REWARDS`, or the dotted path of a function, looked up from the current folder
+            too.
         max_completion_length (`int`):
             In tokens. `"get_soft_overlong_punishment"` punishes within its last fifth.
 
@@ -31,11 +78,13 @@ def load_reward(name: str, max_completion_length: int) -> Callable[..., Any]:
     """
     if name == "get_soft_overlong_punishment":
         return trl_rewards.get_soft_overlong_punishment(max_completion_length, max_completion_length // 5)
+    if name == "math_reward":
+        return math_reward
     if "." not in name:
         if name not in TRL_REWARDS:
             raise ValueError(
                 f"Reward function {name!r} is unknown: set `reward_funcs` to dotted paths such as "
-                f"`my_package.my_reward`, or to some of {', '.join(TRL_REWARDS)}."
+                f"`my_package.my_reward`, or to some of math_reward, {', '.join(TRL_REWARDS)}."
             )
         return getattr(trl_rewards, name)
     module_name, function_name = name.rsplit(".", 1)

@@ -5,7 +5,7 @@ import sys
 import pytest
 from trl.rewards import accuracy_reward
 
-from opefo_trl.rewards import check_reward, load_reward
+from opefo_trl.rewards import check_reward, load_reward, math_reward
 
 
 @pytest.fixture
@@ -19,8 +19,29 @@ def module(tmp_path, monkeypatch):
 
 
 def test_by_name_and_by_dotted_path(module):
+    assert load_reward("math_reward", 100) is math_reward
     assert load_reward("accuracy_reward", 100) is accuracy_reward
     assert load_reward("my_rewards.ones", 100)(completions=["a", "b"]) == [1.0, 1.0]
+
+
+def test_math_reward_of_texts():
+    metrics = {}
+    completions = [r"\boxed{3}, no, \boxed{\frac{1}{2}}", "Answer: 0.5", r"\boxed{9^{9^{9^9}}}", "Half.", r"\boxed{1}"]
+    solution = [r"\boxed{0.5}", 0.5, "['\\\\frac{1}{2}']", "0.5", None]
+    rewards = math_reward(completions=completions, solution=solution, log_metric=metrics.__setitem__, level=[5] * 5)
+    assert rewards == [1.0, 1.0, 0.0, 0.0, None]
+    assert metrics == {"math_reward/answered": 0.8}
+
+
+def test_math_reward_of_messages():
+    completions = [
+        [{"role": "assistant", "content": r"\boxed{2}"}],
+        [{"role": "assistant", "content": r"\boxed{1}"}, {"role": "assistant", "content": r"\boxed{2}"}],
+        [{"role": "assistant", "content": [{"type": "text", "text": "Answer: "}, {"type": "text", "text": "2"}]}],
+        [{"role": "assistant", "content": None, "tool_calls": []}],
+        [],
+    ]
+    assert math_reward(completions=completions, solution=["2"] * 5) == [1.0, 1.0, 1.0, 0.0, 0.0]
 
 
 def test_overlong_punishment_knows_the_length_of_the_run():
