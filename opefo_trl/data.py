@@ -1,4 +1,4 @@
-"""From a dataset on disk or on the hub to the `prompt` column that TRL trains on."""
+"""Datasets from disk or from the hub: which split, which rows."""
 
 from pathlib import Path
 from typing import Any
@@ -50,71 +50,27 @@ def pick_split(splits: DatasetDict | IterableDatasetDict, split: str, field: str
     return splits[split]
 
 
-def to_prompts(
-    dataset: Any,
-    name: str,
-    prompt_column: str = "prompt",
-    solution_column: str | None = None,
-    prompt_template: str | None = None,
-    system_prompt: str | None = None,
-    conversational: bool = False,
-) -> Any:
+def keep_rows(dataset: Any, wanted: dict[str, Any], name: str) -> Any:
     """
-    Give each row a `prompt` (and a `solution`) as TRL and its rewards expect them; other columns stay.
+    Keep the rows whose columns hold one of the wanted values.
 
     Args:
         dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`]):
             Rows.
+        wanted (`dict[str, Any]`):
+            A value or a list of values for each column.
         name (`str`):
             What the dataset is called in messages.
-        prompt_column (`str`, *optional*, defaults to `"prompt"`):
-            Column with a problem text or with chat messages.
-        solution_column (`str`, *optional*):
-            Column to offer to reward functions as `solution`.
-        prompt_template (`str`, *optional*):
-            Text with `{prompt}` where the problem goes.
-        system_prompt (`str`, *optional*):
-            System message to put first; makes a text prompt conversational.
-        conversational (`bool`, *optional*, defaults to `False`):
-            Whether to turn a text prompt into a user message, so that the model's chat template is applied.
 
     Raises:
-        `ValueError`: if a column is missing, the dataset is empty, or the prompts do not fit the options.
+        `ValueError`: if a column is missing, or no row is left.
     """
-    first = next(iter(dataset), None)
-    if first is None:
-        raise ValueError(f"Dataset {name} has no rows.")
-    for field, column in (("dataset_prompt_column", prompt_column), ("dataset_solution_column", solution_column)):
-        if column is not None and column not in first:
-            raise ValueError(f"Dataset {name} has no column {column!r}: set `{field}` to one of {', '.join(first)}.")
-    is_text = isinstance(first[prompt_column], str)
-    if not is_text and not isinstance(first[prompt_column], list):
-        raise ValueError(
-            f"Column {prompt_column!r} of dataset {name} must hold texts or lists of chat messages, but its first row "
-            f"holds {first[prompt_column]!r}."
-        )
-    if prompt_template is not None and not is_text:
-        raise ValueError(
-            f"`prompt_template` applies to texts, but column {prompt_column!r} of dataset {name} holds chat messages."
-        )
-    if prompt_template is not None and "{prompt}" not in prompt_template:
-        raise ValueError("`prompt_template` must contain {prompt}, the place where the problem goes.")
-    if prompt_column == "prompt" and not (solution_column or prompt_template or system_prompt or conversational):
-        return dataset
-
-    def convert(row: dict[str, Any]) -> dict[str, Any]:
-        prompt = row[prompt_column]
-        if prompt_template is not None:
-            # Not `str.format`: templates and problems are full of LaTeX braces
-            prompt = prompt_template.replace("{prompt}", prompt)
-        if is_text and (conversational or system_prompt is not None):
-            prompt = [{"role": "user", "content": prompt}]
-        if system_prompt is not None:
-            prompt = [{"role": "system", "content": system_prompt}, *prompt]
-        converted = {"prompt": prompt}
-        if solution_column is not None:
-            converted["solution"] = row[solution_column]
-        return converted
-
-    # Dropped first, since a column cannot change from text to messages in place
-    return dataset.map(convert, remove_columns=["prompt"] if "prompt" in first else None)
+    first: dict[str, Any] = next(iter(dataset), {})
+    for column in wanted:
+        if column not in first:
+            raise ValueError(f"Dataset {name} has no column {column!r}: `dataset_filter` can use {', '.join(first)}.")
+    values = {column: value if isinstance(value, list) else [value] for column, value in wanted.items()}
+    kept = dataset.filter(lambda row: all(row[column] in values[column] for column in values))
+    if next(iter(kept), None) is None:
+        raise ValueError(f"`dataset_filter` {wanted} leaves no row of dataset {name}: its first row is {first}.")
+    return kept

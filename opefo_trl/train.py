@@ -5,6 +5,7 @@ By hand: `accelerate launch -m opefo_trl.train --config FILE.yaml`.
 
 import argparse
 import difflib
+import json
 import os
 import sys
 from collections.abc import Iterable
@@ -14,11 +15,13 @@ from typing import Any, NoReturn, TextIO, cast
 
 import yaml
 from accelerate.commands.launch import launch_command_parser
+from transformers import AutoTokenizer
 from trl import DatasetMixtureConfig, ModelConfig, TrlParser, get_peft_config, get_quantization_config
 from trl.scripts.grpo import GRPOScriptArguments
 
 from .config import OPEFOConfig
-from .data import load_splits, pick_split, to_prompts
+from .data import keep_rows, load_splits, pick_split
+from .prompts import TEMPLATES, drop_long_prompts, render, to_prompts
 from .resume import is_finished, read_entropy_target, resume_point
 
 
@@ -31,25 +34,45 @@ class OPEFOScriptArguments(GRPOScriptArguments):
     Arguments of `opefo train` beside the configurations of trainer and model.
 
     Args:
+        dataset_filter (`dict[str, Any]` or `str`, *optional*):
+            Column names with the value or the values that a row must have, on the command line as JSON.
         dataset_prompt_column (`str`, *optional*, defaults to `"prompt"`):
-            Column with a problem text or with chat messages.
+            Column with a problem text or with chat messages; `a.b` is field `b` of column `a`.
         dataset_solution_column (`str`, *optional*):
-            Column to offer to reward functions as `solution`.
+            Column with the gold answer, in any published spelling; reward functions get it as `solution`.
+        dataset_max_prompt_length (`int`, *optional*):
+            In tokens; rows with a longer prompt are left out.
         prompt_template (`str`, *optional*):
-            Text with `{prompt}` where the problem goes.
+            `"qwen_math"`, `"qwen_math_chat"`, or a text with `{prompt}` where the problem goes.
         system_prompt (`str`, *optional*):
             System message to put first; makes a text prompt conversational.
         conversational (`bool`, *optional*, defaults to `False`):
             Whether to turn a text prompt into a user message, so that the model's chat template is applied.
+        dry_run (`bool`, *optional*, defaults to `False`):
+            Whether to check everything and train nothing.
     """
 
+    dataset_filter: dict | str | None = field(
+        default=None,
+        metadata={"help": "Column names with the value or values that a row must have, on the command line as JSON."},
+    )
     dataset_prompt_column: str = field(
-        default="prompt", metadata={"help": "Column with a problem text or with chat messages."}
+        default="prompt",
+        metadata={"help": "Column with a problem text or with chat messages; `a.b` is field `b` of column `a`."},
     )
     dataset_solution_column: str | None = field(
-        default=None, metadata={"help": "Column to offer to reward functions as `solution`."}
+        default=None,
+        metadata={
+            "help": "Column with the gold answer, in any published spelling; reward functions get it as `solution`."
+        },
     )
-    prompt_template: str | None = field(default=None, metadata={"help": "Text with {prompt} where the problem goes."})
+    dataset_max_prompt_length: int | None = field(
+        default=None, metadata={"help": "In tokens; rows with a longer prompt are left out."}
+    )
+    prompt_template: str | None = field(
+        default=None,
+        metadata={"help": f"One of {', '.join(TEMPLATES)}, or a text with {{prompt}} where the problem goes."},
+    )
     system_prompt: str | None = field(
         default=None, metadata={"help": "System message to put first; makes a text prompt conversational."}
     )
@@ -57,6 +80,19 @@ class OPEFOScriptArguments(GRPOScriptArguments):
         default=False,
         metadata={"help": "Turn a text prompt into a user message, so that the model's chat template is applied."},
     )
+    dry_run: bool = field(default=False, metadata={"help": "Check everything and train nothing."})
+
+    def __post_init__(self):
+        if isinstance(self.dataset_filter, str):
+            try:
+                self.dataset_filter = json.loads(self.dataset_filter)
+            except ValueError:
+                pass
+        if not isinstance(self.dataset_filter, dict | None):
+            raise ValueError(
+                "`dataset_filter` must be JSON of column names with values, as in "
+                f'\'{{"level": ["Level 4", "Level 5"]}}\', but it is {self.dataset_filter!r}.'
+            )
 
 
 def say(message: str, file: TextIO | None = None) -> None:
@@ -71,9 +107,9 @@ def fail(error: Exception) -> NoReturn:
     sys.exit(2)
 
 
-def make_parser() -> TrlParser:
+def make_parser(config_class: type[OPEFOConfig] = OPEFOConfig) -> TrlParser:
     parser = TrlParser(
-        (OPEFOScriptArguments, OPEFOConfig, ModelConfig, DatasetMixtureConfig),  # type: ignore[arg-type]
+        (OPEFOScriptArguments, config_class, ModelConfig, DatasetMixtureConfig),  # type: ignore[arg-type]
         prog=PROG,
         usage=f"{PROG} --config FILE.yaml [--accelerate_config NAME_OR_FILE] [--FIELD VALUE ...]",
         description="Train with OPEFO, as `trl grpo` trains with GRPO. FIELD is any field below or any option of "
@@ -138,19 +174,42 @@ def check_options(left: list[str], parser: TrlParser, known: Iterable[str] = ())
         raise ValueError(f"Unexpected argument `{left[0]}`: values belong behind an option, `--FIELD VALUE`.")
 
 
-def parse(args: list[str]) -> tuple[OPEFOScriptArguments, OPEFOConfig, ModelConfig, DatasetMixtureConfig]:
+def parse(
+    args: list[str], config_class: type[OPEFOConfig] = OPEFOConfig
+) -> tuple[OPEFOScriptArguments, OPEFOConfig, ModelConfig, DatasetMixtureConfig]:
     """
     Read the command line and the YAML file it names into the four configurations.
 
     Raises:
         `ValueError`: if a key is unknown or a value contradicts another.
     """
-    parser = make_parser()
+    parser = make_parser(config_class)
     # The file first: its values are defaults that the command line overrides
     apply_config_file(parser, parser.parse_known_args(args)[0].config)
     *parsed, _, left = parser.parse_args_into_dataclasses(args, return_remaining_strings=True)
     check_options(left, parser)
     return tuple(parsed)  # type: ignore[return-value]
+
+
+def load_tokenizer(model_args: ModelConfig, training_args: OPEFOConfig) -> Any:
+    """
+    Raises:
+        `ValueError`: if the model comes with none.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(
+            model_args.model_name_or_path,
+            revision=model_args.model_revision,
+            trust_remote_code=training_args.trust_remote_code,
+        )
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"The tokenizer of `model_name_or_path` {model_args.model_name_or_path} cannot be loaded: {error}"
+        ) from error
+
+
+def chat_template_kwargs(training_args: OPEFOConfig) -> dict[str, Any]:
+    return cast(dict, training_args.chat_template_kwargs or {})
 
 
 def prepare(
@@ -190,14 +249,26 @@ def prepare(
         splits = load_splits(name, script_args.dataset_config, script_args.dataset_streaming)
 
     def prompts(split_field: str) -> Any:
-        return to_prompts(
-            pick_split(splits, getattr(script_args, split_field), split_field, name),
+        rows = pick_split(splits, getattr(script_args, split_field), split_field, name)
+        if script_args.dataset_filter:
+            rows = keep_rows(rows, cast(dict, script_args.dataset_filter), name)
+        rows = to_prompts(
+            rows,
             name,
             prompt_column=script_args.dataset_prompt_column,
             solution_column=script_args.dataset_solution_column,
             prompt_template=script_args.prompt_template,
             system_prompt=script_args.system_prompt,
             conversational=script_args.conversational,
+        )
+        if script_args.dataset_max_prompt_length is None:
+            return rows
+        return drop_long_prompts(
+            rows,
+            load_tokenizer(model_args, training_args),
+            script_args.dataset_max_prompt_length,
+            name,
+            **chat_template_kwargs(training_args),
         )
 
     train_dataset = prompts("dataset_train_split")
@@ -231,6 +302,10 @@ def prepare(
 def main(args: list[str] | None = None) -> None:
     try:
         script_args, training_args, model_args, dataset_args = parse(sys.argv[1:] if args is None else args)
+        if script_args.dry_run:
+            raise ValueError(
+                "`--dry_run` starts no process: use `opefo train --dry_run` instead of `accelerate launch`."
+            )
         checkpoint = resume_point(training_args)
         if checkpoint is not None and is_finished(checkpoint, training_args):
             say(
@@ -250,7 +325,8 @@ def main(args: list[str] | None = None) -> None:
     except (ValueError, TypeError, OSError) as error:
         fail(error)
 
-    say(f"First prompt: {next(iter(trainer_args['train_dataset']))['prompt']!r}")
+    first = next(iter(trainer_args["train_dataset"]))["prompt"]
+    say(f"First prompt: {render(first, trainer.processing_class, **chat_template_kwargs(training_args))!r}")
     if checkpoint is not None:
         say(f"Resuming from {checkpoint}.")
     trainer.train(resume_from_checkpoint=checkpoint)

@@ -1,11 +1,11 @@
-"""Rows from files in every supported form, turned into prompts."""
+"""Rows from files in every supported form."""
 
 import json
 
 import pytest
 from datasets import Dataset, DatasetDict
 
-from opefo_trl.data import load_splits, pick_split, to_prompts
+from opefo_trl.data import keep_rows, load_splits, pick_split
 
 
 ROWS = [{"problem": r"What is $\frac{1}{2} + \frac{1}{2}$?", "answer": "1"}, {"problem": "2+2?", "answer": "4"}]
@@ -45,67 +45,22 @@ def test_folders(tmp_path, rows):
 def test_streaming(tmp_path, rows):
     rows.to_json(tmp_path / "rows.jsonl")
     stream = load_splits(str(tmp_path / "rows.jsonl"), streaming=True)["train"]
-    prompts = to_prompts(stream, "rows", prompt_column="problem", solution_column="answer")
-    assert [row["prompt"] for row in prompts] == [row["problem"] for row in ROWS]
+    assert list(stream) == ROWS
+    assert list(keep_rows(stream, {"answer": "4"}, "rows")) == ROWS[1:]
 
 
-def test_plain_prompts_pass_through():
-    dataset = Dataset.from_list([{"prompt": "a", "numbers": [1, 2]}])
-    assert to_prompts(dataset, "d") is dataset
-
-
-def test_template_and_columns(rows):
-    prompts = to_prompts(
-        rows, "d", prompt_column="problem", solution_column="answer", prompt_template="Q: {prompt}\nA: \\boxed{}"
+def test_filter():
+    levels = Dataset.from_list(
+        [{"level": f"Level {i % 5 + 1}", "type": "Algebra" if i % 2 else "Geometry"} for i in range(20)]
     )
-    assert prompts[0]["prompt"] == "Q: What is $\\frac{1}{2} + \\frac{1}{2}$?\nA: \\boxed{}"
-    assert prompts["solution"][:] == ["1", "4"]
-
-
-def test_conversational(rows):
-    user = {"role": "user", "content": "2+2?"}
-    prompts = to_prompts(rows, "d", prompt_column="problem", conversational=True)
-    assert prompts[1]["prompt"] == [user]
-    prompts = to_prompts(rows, "d", prompt_column="problem", system_prompt="Think.")
-    assert prompts[1]["prompt"] == [{"role": "system", "content": "Think."}, user]
-
-
-def test_system_prompt_goes_before_messages_that_are_there():
-    dataset = Dataset.from_list([{"prompt": [{"role": "user", "content": "hi"}]}])
-    messages = to_prompts(dataset, "d", system_prompt="Be brief.")[0]["prompt"]
-    assert [message["content"] for message in messages] == ["Be brief.", "hi"]
-
-
-@pytest.mark.parametrize(
-    ("settings", "sentence"),
-    [
-        ({}, "Dataset d has no column 'prompt': set `dataset_prompt_column` to one of problem, answer."),
-        (
-            {"prompt_column": "problem", "solution_column": "x"},
-            "no column 'x': set `dataset_solution_column` to one of",
-        ),
-        ({"prompt_column": "problem", "prompt_template": "no place"}, r"must contain \{prompt\}"),
-    ],
-)
-def test_what_does_not_fit(rows, settings, sentence):
-    with pytest.raises(ValueError, match=sentence):
-        to_prompts(rows, "d", **settings)
-
-
-def test_prompts_that_are_neither_text_nor_messages():
-    with pytest.raises(ValueError, match="must hold texts or lists of chat messages, but its first row holds 3"):
-        to_prompts(Dataset.from_list([{"prompt": 3}]), "d")
-
-
-def test_template_on_messages():
-    dataset = Dataset.from_list([{"prompt": [{"role": "user", "content": "hi"}]}])
-    with pytest.raises(ValueError, match="`prompt_template` applies to texts"):
-        to_prompts(dataset, "d", prompt_template="{prompt}")
-
-
-def test_empty_dataset():
-    with pytest.raises(ValueError, match="Dataset d has no rows"):
-        to_prompts(Dataset.from_dict({"prompt": []}), "d")
+    kept = keep_rows(levels, {"level": ["Level 3", "Level 5"], "type": "Algebra"}, "d")
+    assert kept["level"][:] == ["Level 3", "Level 5"] * 2 and set(kept["type"]) == {"Algebra"}
+    with pytest.raises(ValueError, match="no column 'leve': `dataset_filter` can use level, type"):
+        keep_rows(levels, {"leve": 3}, "d")
+    with pytest.raises(
+        ValueError, match=r"`dataset_filter` {'level': 3} leaves no row of dataset d: its first row is"
+    ):
+        keep_rows(levels, {"level": 3}, "d")
 
 
 def test_missing_and_broken_files(tmp_path):
