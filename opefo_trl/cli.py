@@ -29,6 +29,10 @@ def train(args: list[str]) -> int:
         launch_args = resolve_accelerate_config_argument(launch_args)
     except ValueError as error:
         fail(error)
+    if namespace.dry_run:
+        from .dry_run import main as dry_run
+
+        return dry_run(train_args, launch_args)
     try:
         launch_command(launch_command_parser().parse_args([*launch_args, "--module", "opefo_trl.train", *train_args]))
     except CalledProcessError as error:
