@@ -17,6 +17,8 @@ from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM,
 from opefo_trl import OPEFOConfig, OPEFOTrainer
 
 
+pytest.register_assert_rewrite("independent")  # it asserts for the tests that call it
+
 SYMBOLS = ["<pad>", "<eos>", *"abcdefgh", *"0123456789 "]
 METRICS = ["increase", "decrease", "net", "coefficient", "increase_share"]
 # A run small enough for a test, on CPU and in float32
@@ -82,6 +84,11 @@ class KeepGradient(TrainerCallback):
     def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
         if state.global_step == 0:
             self.gradient = {n: p.grad.double().clone() for n, p in model.named_parameters() if p.requires_grad}
+
+
+def weights_after(trainer):
+    trainer.train()
+    return {name: value.clone() for name, value in trainer.model.state_dict().items()}
 
 
 def relative_error(actual: dict, expected: dict) -> float:

@@ -4,7 +4,7 @@ import inspect
 
 import pytest
 import torch
-from conftest import METRICS, SYMBOLS, make_dataset, make_model
+from conftest import METRICS, SYMBOLS, make_dataset, make_model, weights_after
 from peft import LoraConfig
 from trl import GRPOConfig, GRPOTrainer
 
@@ -34,11 +34,6 @@ def test_cheap_estimators(make_trainer, estimator):
     expected = {"sampled": -p * (logps + entropies), "paper": -((1 - p) ** 2) * (logps + entropies)}[estimator]
     torch.testing.assert_close(batch["flow_sensitivities"], expected * batch["completion_mask"], rtol=1e-6, atol=0)
     assert batch["flow_sensitivities"].abs().sum() > 0
-
-
-def weights_after(trainer):
-    trainer.train()
-    return {name: value.clone() for name, value in trainer.model.state_dict().items()}
 
 
 @pytest.mark.parametrize(
