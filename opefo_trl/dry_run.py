@@ -297,6 +297,8 @@ def _check_memory(
     )
     peak = parts.pop("peak")
     listed = ", ".join(f"{name} {size / GIB:.1f}" for name, size in parts.items())
+    if is_colocated and not torch.cuda.is_available():
+        listed += f"; vLLM's share is that of a GPU of {ASSUMED_GPU_BYTES / GIB:.0f} GiB"
     say(
         f"Memory: {peak / GIB:.0f} GiB per GPU at the peak, estimated ({listed}); "
         f"{num_params / 1e9:.2f} B parameters, {num_trainable / 1e9:.3f} B trained"
