@@ -44,6 +44,7 @@ class Grader:
         if num_workers is None:
             processes_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
             num_workers = min(MAX_WORKERS, max(1, (os.cpu_count() or 1) // processes_here))
+        self.num_workers = num_workers
         self._idle: queue.SimpleQueue[subprocess.Popen[str]] = queue.SimpleQueue()
         self._threads = ThreadPoolExecutor(num_workers, thread_name_prefix="math-grader")
         for _ in range(num_workers):
