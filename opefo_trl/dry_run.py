@@ -26,8 +26,8 @@ from .prompts import prompt_length, render
 from .train import OPEFOScriptArguments, chat_template_kwargs, fail, load_tokenizer, parse, prepare, say
 
 
-# Rows whose gold answers and prompt lengths are looked at
-ROWS_LOOKED_AT = 1000
+# Rows whose gold answers and prompt lengths are looked at: all of DAPO-Math-17k, in seconds
+ROWS_LOOKED_AT = 20_000
 WRONG_ANSWER = r"\boxed{-987654321}"
 # Rewards that must tell the gold answer from a wrong one
 MATH_REWARDS = ("math_reward", "accuracy_reward", "reasoning_accuracy_reward")
@@ -68,38 +68,43 @@ def main(args: list[str], launch_args: list[str]) -> int:
         `int`: exit code, 0 if all is well, else 2 with one line on stderr for each thing to mend.
     """
     try:
-        plan = read_plan(launch_args)
-        has_gpu = torch.cuda.is_available()
-
-        class PlannedConfig(OPEFOConfig):
-            world_size = property(lambda self: plan.num_processes)  # type: ignore[assignment]
-
-        # Without a GPU, the settings that need one can be read but not be tried
-        parsed = parse(args if has_gpu else [*args, "--use_cpu", "true"], PlannedConfig)
-        script_args, training_args, model_args, _ = parsed
-        say("Settings that are not the defaults:\n" + _indent(_differences(parsed)))
-        say(_batch(training_args, plan))
-        trainer_args = prepare(*parsed)
-        tokenizer = load_tokenizer(model_args, training_args)
-        model_config = _load_model_config(model_args, training_args)
+        problems = _report(args, read_plan(launch_args))
     except (ValueError, TypeError, OSError) as error:
         fail(error)
-
-    rows = list(islice(iter(trainer_args["train_dataset"]), ROWS_LOOKED_AT))
-    problems = [
-        *_check_steps(trainer_args["train_dataset"], script_args, training_args),
-        *_check_prompts(rows, tokenizer, training_args, model_config),
-        *_check_golds(rows, script_args),
-        *_check_rewards(trainer_args["reward_funcs"], rows, tokenizer),
-        *_check_memory(model_config, rows, tokenizer, training_args, model_args, plan),
-        *(_check_machine(training_args, plan) if has_gpu else []),
-    ]
-    if not has_gpu:
-        say("GPUs: none here, so that bf16, vLLM and the number of GPUs were not checked.")
     for problem in problems:
         say(f"opefo train: error: {problem}", file=sys.stderr)
     say("Nothing to mend." if not problems else f"To mend: {len(problems)}.")
     return 2 if problems else 0
+
+
+def _report(args: list[str], plan: Plan) -> list[str]:
+    has_gpu = torch.cuda.is_available()
+
+    class PlannedConfig(OPEFOConfig):
+        world_size = property(lambda self: plan.num_processes)  # type: ignore[assignment]
+
+    # Without a GPU, the settings that need one can be read but not be tried
+    parsed = parse(args if has_gpu else [*args, "--use_cpu", "true"], PlannedConfig)
+    script_args, training_args, model_args, _ = parsed
+    say("Settings that are not the defaults:\n" + _indent(_differences(parsed)))
+    say(_batch(training_args, plan))
+    trainer_args = prepare(*parsed)
+    tokenizer = load_tokenizer(model_args, training_args)
+    model_config = _load_model_config(model_args, training_args)
+    rows = list(islice(iter(trainer_args["train_dataset"]), ROWS_LOOKED_AT))
+    say("First prompt:\n" + _indent(render(rows[0]["prompt"], tokenizer, **chat_template_kwargs(training_args))))
+    lengths = sorted(prompt_length(row["prompt"], tokenizer, **chat_template_kwargs(training_args)) for row in rows)
+    problems = [
+        *_check_steps(trainer_args["train_dataset"], script_args, training_args),
+        *_check_lengths(lengths, training_args, model_config),
+        *_check_golds(rows, script_args),
+        *_check_rewards(trainer_args["reward_funcs"], rows, tokenizer),
+        *_check_memory(model_config, lengths[-1], training_args, model_args, plan),
+    ]
+    if has_gpu:
+        return [*problems, *_check_machine(training_args, plan)]
+    say("GPUs: none here, so that bf16, vLLM and the number of GPUs were not checked.")
+    return problems
 
 
 def _differences(parsed: tuple) -> str:
@@ -122,11 +127,7 @@ def _plain(value: Any) -> Any:
         return [_plain(item) for item in value]
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items()}
-    return (
-        value
-        if isinstance(value, (bool, int, float, str, type(None))) and type(value).__module__ == "builtins"
-        else str(value)
-    )
+    return value if type(value) in (bool, int, float, str, type(None)) else str(value)
 
 
 def _batch(args: OPEFOConfig, plan: Plan) -> str:
@@ -170,12 +171,10 @@ def _check_steps(dataset: Any, script_args: OPEFOScriptArguments, args: OPEFOCon
     return []
 
 
-def _check_prompts(rows: list[dict], tokenizer: Any, args: OPEFOConfig, model_config: Any) -> list[str]:
-    say("First prompt:\n" + _indent(render(rows[0]["prompt"], tokenizer, **chat_template_kwargs(args))))
-    lengths = sorted(prompt_length(row["prompt"], tokenizer, **chat_template_kwargs(args)) for row in rows)
+def _check_lengths(lengths: list[int], args: OPEFOConfig, model_config: Any) -> list[str]:
     completion = cast(int, args.max_completion_length)
     say(
-        f"Prompts: {lengths[len(lengths) // 2]} tokens at the median, {lengths[-1]} at most (of {len(rows)} rows); "
+        f"Prompts: {lengths[len(lengths) // 2]} tokens at the median, {lengths[-1]} at most (of {len(lengths)} rows); "
         f"completions: {completion} at most"
     )
     limits = {"the model's positions": getattr(model_config, "max_position_embeddings", None)}
@@ -265,8 +264,7 @@ def _load_model_config(model_args: ModelConfig, args: OPEFOConfig) -> Any:
 
 def _check_memory(
     model_config: Any,
-    rows: list[dict],
-    tokenizer: Any,
+    longest_prompt: int,
     args: OPEFOConfig,
     model_args: ModelConfig,
     plan: Plan,
@@ -278,7 +276,6 @@ def _check_memory(
     num_params = sum(p.numel() for p in model.parameters())
     num_trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     dtype_bytes = 4.0 if model_args.dtype in (None, "float32") else 2.0
-    longest = max(prompt_length(row["prompt"], tokenizer, **chat_template_kwargs(args)) for row in rows)
     gpu_bytes = torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else ASSUMED_GPU_BYTES
     is_colocated = args.use_vllm and args.vllm_mode == "colocate"
     parts = estimate_memory(
@@ -289,7 +286,7 @@ def _check_memory(
         weight_bytes=0.5 if model_args.load_in_4bit else 1.0 if model_args.load_in_8bit else dtype_bytes,
         batch_size=args.per_device_train_batch_size,
         generation_batch_size=args.per_device_train_batch_size * cast(int, args.steps_per_generation),
-        num_tokens=longest + cast(int, args.max_completion_length),
+        num_tokens=longest_prompt + cast(int, args.max_completion_length),
         gradient_checkpointing=args.gradient_checkpointing,
         has_reference=args.beta != 0.0,
         vllm_bytes=args.vllm_gpu_memory_utilization * gpu_bytes if is_colocated else 0 if args.use_vllm else None,

@@ -322,11 +322,12 @@ def main(args: list[str] | None = None) -> None:
             trainer = OPEFOTrainer(**trainer_args)
         except OSError as error:
             raise ValueError(f"`model_name_or_path` {trainer_args['model']} cannot be loaded: {error}") from error
+        first = next(iter(trainer_args["train_dataset"]))["prompt"]
+        first = render(first, trainer.processing_class, **chat_template_kwargs(training_args))
     except (ValueError, TypeError, OSError) as error:
         fail(error)
 
-    first = next(iter(trainer_args["train_dataset"]))["prompt"]
-    say(f"First prompt: {render(first, trainer.processing_class, **chat_template_kwargs(training_args))!r}")
+    say(f"First prompt: {first!r}")
     if checkpoint is not None:
         say(f"Resuming from {checkpoint}.")
     trainer.train(resume_from_checkpoint=checkpoint)

@@ -97,6 +97,7 @@ def test_what_it_says_is_what_the_training_does(recipe, capsys):
             "29 rows do not fill a rollout batch of 32 prompts: use more rows or a smaller batch.",
         ),
         ("--dataset_streaming true", "A streamed dataset has no length: set `max_steps`."),
+        ("--conversational true", "Cannot use chat template functions because tokenizer.chat_template is not set"),
         ("--num_iterations 2", "OPEFO takes one optimizer step per rollout batch"),
         ("--dataset_name gone.jsonl", "Dataset file gone.jsonl does not exist"),
         ("--model_name_or_path ./gone", "The tokenizer of `model_name_or_path` ./gone cannot be loaded"),
