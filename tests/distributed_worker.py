@@ -179,3 +179,6 @@ if __name__ == "__main__":
             step(name, Path(folder))
         else:
             train(name, Path(folder), Path(base))
+    # Together, or the one that is done first may end the other's connection
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()

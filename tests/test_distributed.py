@@ -101,7 +101,7 @@ def run(tmp_path_factory, base):
             text=True,
             timeout=300,
         )
-        assert done.returncode == 0, done.stderr[-3000:]
+        assert done.returncode == 0, done.stderr[-10000:]
         return folder
 
     return launch
