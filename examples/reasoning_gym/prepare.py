@@ -40,9 +40,7 @@ def make_rows(task: str, count: int, seed: int, options: Mapping[str, Any]) -> l
         answer once that is stored.
     """
     # Here, so that `main` can say in one sentence that the package is missing
-    import reasoning_gym
-
-    from examples.reasoning_gym.reward import get_verifier, reasoning_gym_reward
+    from examples.reasoning_gym.reward import get_verifier, reasoning_gym, reasoning_gym_reward
 
     get_verifier(task)
     rows: dict[str, dict[str, str]] = {}
