@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 from examples.reasoning_gym.prepare import prepare as prepare_problems
 
 
-# The model solves about a third of these when it is shown how, and none when it is told how
+# The model solves about half of these when it is shown how to answer, and none when it is only told
 SUMS = {"max_terms": 2, "max_digits": 1}
 SHOWN = {"10 + 3": 13, "12 - 7": 5}  # not among the sums of one digit
 
@@ -81,10 +81,10 @@ def prepare(output: Path, rows: int = 150, seed: int = 0) -> None:
         seed (`int`, *optional*, defaults to `0`):
             Seed of the sums.
     """
-    write_model(output / "base")
     prepare_problems({"chain_sum": SUMS}, rows, seed, output / "data")
     for split in ("train", "test"):
         show_answers(output / "data" / f"{split}.jsonl")
+    write_model(output / "base")
 
 
 def main() -> None:
