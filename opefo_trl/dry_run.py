@@ -6,6 +6,7 @@ import inspect
 import os
 import sys
 from dataclasses import dataclass, fields
+from enum import Enum
 from itertools import islice
 from typing import Any, cast
 
@@ -127,6 +128,8 @@ def _plain(value: Any) -> Any:
         return [_plain(item) for item in value]
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, Enum):
+        return value.value
     return value if type(value) in (bool, int, float, str, type(None)) else str(value)
 
 

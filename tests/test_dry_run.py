@@ -35,6 +35,7 @@ def recipe(tmp_path, monkeypatch):
         "gradient_checkpointing": False,
         "disable_tqdm": True,
         "report_to": "none",
+        "save_strategy": "epoch",
     }
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(settings))
     monkeypatch.chdir(tmp_path)
@@ -64,6 +65,7 @@ def test_what_it_says_is_what_the_training_does(recipe, capsys):
     assert (
         r"Reward: math_reward gives 1.0 for the gold answer (\boxed{0}), 0.0 for a wrong answer (\boxed{-987654321})"
     ) in out
+    assert "    save_strategy: epoch\n" in out
     assert "learning_rate" not in out and "    num_train_epochs: 1.5\n" in out, "only what is not the default"
 
     trainer = OPEFOTrainer(**train.prepare(*train.parse(["--config", "recipe.yaml"])))

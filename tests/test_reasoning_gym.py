@@ -1,16 +1,13 @@
-"""The reasoning-gym example: reward on honest and hostile text, rows, refusals; the recipes that use it."""
+"""The reasoning-gym example: reward on honest and hostile text, rows, refusals."""
 
 import ast
 import inspect
 import json
 import sys
-from pathlib import Path
 
 import pytest
-import yaml
 from datasets import load_dataset
 
-from opefo_trl import train
 from opefo_trl.rewards import load_reward
 
 
@@ -20,7 +17,7 @@ from examples.reasoning_gym import prepare  # noqa: E402
 from examples.reasoning_gym import reward as rewards  # noqa: E402
 
 
-RECIPES = Path(__file__).parents[1] / "recipes"
+pytestmark = pytest.mark.slow  # needs the extra
 REWARD = "examples.reasoning_gym.reward.reasoning_gym_reward"
 
 
@@ -183,24 +180,3 @@ def test_missing_package(tmp_path, monkeypatch, capsys):
         ValueError, match=r"cannot be imported .* install it with `pip install -e '\.\[reasoning-gym\]'`"
     ):
         load_reward(REWARD, 64)
-
-
-@pytest.mark.parametrize("folder", ["SmolLM2-135M-Instruct", "reasoning-gym"])
-def test_recipes(folder):
-    paths = [RECIPES / folder / f"{arm}.yaml" for arm in ("grpo", "opefo")]
-    grpo, opefo = (yaml.safe_load(path.read_text()) for path in paths)
-    assert {key for key in grpo.keys() | opefo.keys() if grpo.get(key) != opefo.get(key)} == {
-        "output_dir",
-        "flow_strength",
-    }
-    for path in paths:
-        script_args, args, _, _ = train.parse(["--config", str(path), "--use_cpu", "true", "--bf16", "false"])
-        assert script_args.reward_funcs == [REWARD] and args.strict_on_policy and args.beta == 0.0
-        batch, accumulation = args.per_device_train_batch_size, args.gradient_accumulation_steps
-        completions, group = grpo["num_processes"] * batch * accumulation, args.num_generations
-        step = "step" if accumulation == 1 else "steps"
-        assert (
-            f"# Rollouts: 1 process × {batch} completions × {accumulation} accumulation {step} = "
-            f"{completions // group} prompts × {group} completions = {completions} completions per optimizer step,\n"
-            "# strictly on-policy\n"
-        ) in path.read_text()

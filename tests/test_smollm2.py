@@ -75,7 +75,10 @@ def test_two_steps(prepared):
         *("--per_device_train_batch_size", 12, "--num_generations", 4, "--max_completion_length", 20),
         *("--temperature", 1.3),  # more groups with different rewards, so that there is something to learn
     )
-    assert "'content': 'Work out the sum, then give the number in <answer> tags.'" in out
+    assert (
+        r"First prompt: '<|im_start|>system\nWork out the sum, then give the number in <answer> tags.<|im_end|>\n"
+        r"<|im_start|>user\nWhat is 10 + 3?<|im_end|>\n<|im_start|>assistant\n10 + 3 = 13\n<answer>13</answer>"
+    ) in out
     logs = json.loads((run / "trainer_state.json").read_text())["log_history"]
     flows = {name: [log[f"entropy_flow/{name}"] for log in logs if f"entropy_flow/{name}" in log] for name in METRICS}
     assert all(len(values) == 2 and all(map(math.isfinite, values)) for values in flows.values())
