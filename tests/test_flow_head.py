@@ -42,7 +42,8 @@ def test_recorded_sensitivities_equal_those_of_full_logits(temperature):
     input_ids, labels = batch()
     mask = labels[:, 1:] != -100
     expected = entropy_sensitivity(full_logits(model, input_ids) / temperature, input_ids[:, 1:])
-    torch.testing.assert_close(flow.sensitivities.double(), expected * mask, rtol=0, atol=2e-6)
+    # Logits of up to 11 carry 1e-6 in float32, whose rounding differs between processors; at half of 0.6 that triples
+    torch.testing.assert_close(flow.sensitivities.double(), expected * mask, rtol=0, atol=5e-6)
     assert (flow.sensitivities[~mask] == 0).all()
     assert (expected[mask].abs() > 1e-3).all(), "values large enough to tell from 0"
 
