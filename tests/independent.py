@@ -97,5 +97,6 @@ def check_first_step(trainer, keep, temperature=1.0):
     assert logs["entropy_flow/coefficient"] == pytest.approx(coefficient, abs=1e-5)
     assert abs(coefficient) > 1e-3, "the batch must need balancing, or the test shows nothing"
     expected = {name: p.grad for name, p in policy.named_parameters() if p.requires_grad}
-    assert relative_error(keep.gradient, expected) < 1e-6
+    # Rounding of a float32 gradient alone: 3e-7 to 9e-7 where it was measured, and it differs between processors
+    assert relative_error(keep.gradient, expected) < 2e-6
     return logs

@@ -181,8 +181,8 @@ def load(folder: Path, base: Path) -> dict[str, torch.Tensor]:
 def test_saved_model_equals_that_of_one_process(run, base, mode, training):
     one, two = (load(run(mode) / f"{training}-whole", base) for mode in ("one", mode))
     assert two.keys() == one.keys()
-    # float32's spacing is 1e-7 at the largest weights
-    assert max((two[name] - one[name]).abs().max() for name in one) < 3e-7
+    # A few times float32's spacing at the largest weights, which is 1e-7
+    assert max((two[name] - one[name]).abs().max() for name in one) < 1e-6
 
 
 @every_training
