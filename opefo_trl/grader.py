@@ -9,7 +9,6 @@ import json
 import logging
 import os
 import queue
-import resource
 import signal
 import subprocess
 import sys
@@ -102,6 +101,7 @@ def _start_worker() -> subprocess.Popen[str]:
 
 def serve() -> None:
     """Answer each line of stdin, a pair as JSON, with a line on stdout: what one worker does."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the training, whose end ends this
     logging.disable()  # math-verify's warnings print the whole text
     _read("1")  # imports sympy and builds the parser once, not in every child
     replies = sys.stdout
@@ -151,6 +151,8 @@ class _Reader:
 
 
 def _compare_all(pairs: Connection, workers_end: Connection) -> None:
+    import resource  # not on every system, as little as `fork`
+
     workers_end.close()  # so that this process sees the end of a worker that is killed
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -194,4 +196,7 @@ def _read(latex: str) -> list[Any]:
 
 
 if __name__ == "__main__":
-    serve()
+    try:
+        serve()
+    except BrokenPipeError:  # the training was killed while it waited for this reply
+        os._exit(1)

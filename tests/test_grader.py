@@ -78,6 +78,16 @@ def test_outside_the_main_thread(two_workers):
     assert rewards == [0.0, 1.0]
 
 
+def test_interrupting_the_terminal_leaves_the_workers_to_the_training():
+    pool = Grader(num_workers=1)
+    assert pool.grade([("5", "5")]) == [1.0]
+    worker = pool._idle.get()
+    pool._idle.put(worker)
+    for process in (worker.pid, *children(worker.pid)):
+        os.kill(process, signal.SIGINT)
+    assert pool.grade([("5", "5"), ("5", "6")]) == [1.0, 0.0] and worker.poll() is None
+
+
 def children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
@@ -93,12 +103,16 @@ def test_killed_workers_are_replaced():
         assert pool.grade([("5", "5"), ("5", "6")]) == [1.0, 0.0]
 
 
-def test_workers_end_with_the_process_that_started_them():
+@pytest.mark.parametrize("waiting_for", ["nothing", "9^{9^{9^9}}"])
+def test_workers_end_with_the_process_that_started_them(waiting_for):
     script = (
-        "import os, signal\nfrom opefo_trl.grader import Grader\npool = Grader(num_workers=1)\n"
-        "pool.grade([('5', '5')])\nprint(pool._idle.get().pid, flush=True)\nos.kill(os.getpid(), signal.SIGKILL)\n"
+        "import os, signal, threading, time\nfrom opefo_trl.grader import Grader\npool = Grader(num_workers=1)\n"
+        "pool.grade([('5', '5')])\nworker = pool._idle.get()\npool._idle.put(worker)\nprint(worker.pid, flush=True)\n"
+        f"threading.Thread(target=pool.grade, args=([('5', '{waiting_for}')],)).start()\ntime.sleep(0.3)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stderr == ""
     worker = Path("/proc") / done.stdout.strip()
     deadline = time.monotonic() + 10
     while worker.exists() and "Z" not in (worker / "stat").read_text().split()[2] and time.monotonic() < deadline:
