@@ -30,8 +30,8 @@ from .train import OPEFOScriptArguments, chat_template_kwargs, fail, load_tokeni
 # Rows whose gold answers and prompt lengths are looked at: all of DAPO-Math-17k, in seconds
 ROWS_LOOKED_AT = 20_000
 WRONG_ANSWER = r"\boxed{-987654321}"
-# Rewards that must tell the gold answer from a wrong one
-MATH_REWARDS = ("math_reward", "accuracy_reward", "reasoning_accuracy_reward")
+# Rewards that must tell the gold answer, without any reasoning, from a wrong one
+MATH_REWARDS = ("math_reward", "accuracy_reward")
 # Where no GPU tells its size, vLLM's share is counted of this
 ASSUMED_GPU_BYTES = 80 * GIB
 
@@ -50,7 +50,9 @@ def read_plan(launch_args: list[str]) -> Plan:
     config = vars(load_config_from_file(file)) if file is not None else {}
     deepspeed = {**(config.get("deepspeed_config") or {}), **{k: v for k, v in options.items() if v is not None}}
     uses_deepspeed = options["use_deepspeed"] or config.get("distributed_type") == DistributedType.DEEPSPEED
-    stage = int(deepspeed.get("zero_stage") or 2) if uses_deepspeed else 0
+    uses_fsdp = options["use_fsdp"] or config.get("distributed_type") == DistributedType.FSDP
+    # FSDP shards what stage 3 shards
+    stage = int(deepspeed.get("zero_stage") or 2) if uses_deepspeed else 3 if uses_fsdp else 0
     num_processes = options["num_processes"] or config.get("num_processes") or max(1, torch.cuda.device_count())
     return Plan(
         num_processes=int(num_processes),

@@ -18,7 +18,7 @@ class Sharding:
         num_processes (`int`):
             GPUs that train.
         zero_stage (`int`):
-            Of DeepSpeed; 0 without DeepSpeed.
+            Of DeepSpeed; 0 for a model that is not sharded, 3 for FSDP too.
         offload_optimizer (`bool`):
             Whether gradients, master weights and Adam's moments live in CPU memory.
         offload_params (`bool`):

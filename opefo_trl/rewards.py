@@ -4,7 +4,7 @@ import importlib
 import inspect
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 from trl import rewards as trl_rewards
@@ -15,6 +15,8 @@ from .grader import shared_grader
 
 
 TRL_REWARDS = ("accuracy_reward", "reasoning_accuracy_reward", "think_format_reward", "get_soft_overlong_punishment")
+# Those that read messages alone
+TRL_MESSAGE_REWARDS = ("accuracy_reward", "reasoning_accuracy_reward", "think_format_reward")
 # Arguments that TRL passes to every reward function, beside the dataset's columns
 TRL_ARGUMENTS = ("prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric")
 
@@ -104,17 +106,24 @@ def load_reward(name: str, max_completion_length: int) -> Callable[..., Any]:
     return reward
 
 
-def check_reward(reward: Callable[..., Any], columns: Iterable[str]) -> None:
+def check_reward(reward: Callable[..., Any], row: dict[str, Any]) -> None:
     """
-    Raise a `ValueError` where TRL's call of the reward function would fail: with TRL's own arguments by keyword, and
-    every column of the dataset but `prompt`, `completion` and `completion_ids`.
+    Raise a `ValueError` where TRL's call of the reward function would fail: with TRL's own arguments by keyword, every
+    column of the dataset but `prompt`, `completion` and `completion_ids`, and completions that are texts or messages
+    as the prompt of `row` is.
     """
-    passed = {*TRL_ARGUMENTS, *columns} - {"prompt", "completion"}
+    name = get_callable_name(reward)
+    passed = {*TRL_ARGUMENTS, *row} - {"prompt", "completion"}
     try:
         inspect.signature(reward).bind(**dict.fromkeys(passed))
     except TypeError as error:
         raise ValueError(
-            f"Reward function {get_callable_name(reward)!r} does not fit the dataset ({error}): its columns are "
-            f"{', '.join(columns)}; name a column as the function expects it (`dataset_solution_column` gives one the "
+            f"Reward function {name!r} does not fit the dataset ({error}): its columns are "
+            f"{', '.join(row)}; name a column as the function expects it (`dataset_solution_column` gives one the "
             "name `solution`), or let the function take **kwargs."
         ) from error
+    if isinstance(row["prompt"], str) and reward in [getattr(trl_rewards, known) for known in TRL_MESSAGE_REWARDS]:
+        raise ValueError(
+            f"Reward function {name!r} needs chat messages, but the prompts are texts: set `conversational: true`, or "
+            "use `math_reward`, which reads both."
+        )

@@ -84,7 +84,7 @@ def test_what_it_says_is_what_the_training_does(recipe, capsys):
             "A prompt of 10 tokens and a completion of 60 exceed the model's positions, 64: set "
             "`dataset_max_prompt_length: 4`, or lower `max_completion_length`.",
         ),
-        ("--reward_funcs accuracy_reward", "Reward function `accuracy_reward` raises TypeError"),
+        ("--reward_funcs accuracy_reward", "Reward function 'accuracy_reward' needs chat messages"),
         (
             "--reward_funcs bad.short",
             "Reward function `short` must return a number or None per completion, got [1.0].",
@@ -132,7 +132,7 @@ def test_processes_of_another_machine(recipe, capsys):
     assert "Steps: 29 rows = 1 optimizer steps per epoch" in out
 
 
-@pytest.mark.parametrize(("config", "stage"), [("zero2", 2), ("zero3", 3), ("multi_gpu", 0)])
+@pytest.mark.parametrize(("config", "stage"), [("zero2", 2), ("zero3", 3), ("fsdp2", 3), ("multi_gpu", 0)])
 def test_plan_from_trls_accelerate_files(config, stage):
     from trl.cli.accelerate_config import resolve_accelerate_config_argument
 

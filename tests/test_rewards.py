@@ -8,6 +8,9 @@ from trl.rewards import accuracy_reward
 from opefo_trl.rewards import check_reward, load_reward, math_reward
 
 
+MESSAGES = [{"role": "user", "content": "1?"}]
+
+
 @pytest.fixture
 def module(tmp_path, monkeypatch):
     (tmp_path / "my_rewards.py").write_text(
@@ -66,17 +69,28 @@ def test_what_cannot_be_loaded(module, name, sentence):
 
 
 def test_reward_that_misses_a_column():
-    check_reward(accuracy_reward, ["prompt", "solution"])
+    check_reward(accuracy_reward, {"prompt": MESSAGES, "solution": "1"})
     with pytest.raises(
         ValueError, match="'accuracy_reward' does not fit .*'solution'.* its columns are prompt, answer"
     ):
-        check_reward(accuracy_reward, ["prompt", "answer"])
+        check_reward(accuracy_reward, {"prompt": MESSAGES, "answer": "1"})
 
 
 def test_reward_that_cannot_take_a_column():
     def narrow(prompts, completions, completion_ids, trainer_state, log_extra, log_metric):
         return [0.0] * len(completions)
 
-    check_reward(narrow, ["prompt"])
+    check_reward(narrow, {"prompt": "?"})
     with pytest.raises(ValueError, match=r"unexpected keyword argument 'answer'.*take \*\*kwargs"):
-        check_reward(narrow, ["prompt", "answer"])
+        check_reward(narrow, {"prompt": "?", "answer": "1"})
+
+
+@pytest.mark.parametrize("name", ["accuracy_reward", "reasoning_accuracy_reward", "think_format_reward"])
+def test_reward_that_needs_messages(name):
+    reward = load_reward(name, 100)
+    check_reward(reward, {"prompt": MESSAGES, "solution": "1"})
+    with pytest.raises(ValueError, match=f"'{name}' needs chat messages, .*: set `conversational: true`, or use"):
+        check_reward(reward, {"prompt": "?", "solution": "1"})
+    with pytest.raises(TypeError):
+        reward(completions=["1"], solution=["1"])
+    check_reward(math_reward, {"prompt": "?", "solution": "1"})
