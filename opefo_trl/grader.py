@@ -14,7 +14,7 @@ import subprocess
 import sys
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import cache, lru_cache
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from typing import Any
@@ -24,6 +24,8 @@ from typing import Any
 CPU_SECONDS = 1.0
 WALL_SECONDS = 5.0
 MEMORY_BYTES = 2 * 1024**3
+# A reader that has grown to this, by a leak or by one large answer, is replaced before it reads the next
+KEPT_BYTES = 1024**3
 MAX_WORKERS = 8
 
 
@@ -31,8 +33,8 @@ class Grader:
     """
     Compares answers with golds in worker processes.
 
-    No answer takes more than `CPU_SECONDS` of a worker, so a batch of `B` different answers takes at most
-    `ceil(B / num_workers) * WALL_SECONDS`, in whatever thread.
+    No answer takes more than `CPU_SECONDS` of a processor and `WALL_SECONDS` of a worker (twice that where the gold
+    itself is hostile), in whatever thread.
 
     Args:
         num_workers (`int`, *optional*):
@@ -136,7 +138,7 @@ class _Reader:
 
     def _ask(self, gold: str, answer: str | None) -> float | None:
         """The child's reply. Raises `TimeoutError` if the pair kills it."""
-        for _ in range(2):  # another may have killed it before: only its own clock proves the pair guilty at once
+        for _ in range(2):  # it may have ended before: only its own clock proves the pair guilty at once
             try:
                 self._connection.send((gold, answer))
                 return self._connection.recv()
@@ -170,6 +172,8 @@ def _compare_all(pairs: Connection, workers_end: Connection) -> None:
         signal.setitimer(signal.ITIMER_PROF, 0)
         signal.setitimer(signal.ITIMER_REAL, 0)
         pairs.send(reply)
+        if resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 > KEPT_BYTES:
+            return
 
 
 def _compare(gold: str, answer: str | None) -> float | None:
@@ -187,7 +191,7 @@ def _compare(gold: str, answer: str | None) -> float | None:
         return 0.0
 
 
-@cache
+@lru_cache(maxsize=256)  # the golds of a batch; answers come and go
 def _read(latex: str) -> list[Any]:
     from math_verify import LatexExtractionConfig, parse
 

@@ -103,6 +103,18 @@ def test_killed_workers_are_replaced():
         assert pool.grade([("5", "5"), ("5", "6")]) == [1.0, 0.0]
 
 
+def test_a_reader_that_has_grown_is_replaced():
+    script = (
+        "import opefo_trl.grader as grader\ngrader.KEPT_BYTES = {}\nreader, pids = grader._Reader(), []\n"
+        "for answer in '565':\n    print(reader.compare('5', answer))\n    pids.append(reader._child.pid)\n"
+        "print(len(set(pids)))"
+    )
+    for kept, processes in (("0", "3"), ("grader.KEPT_BYTES", "1")):
+        command = [sys.executable, "-c", script.format(kept)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert done.stdout.split() == ["1.0", "0.0", "1.0", processes]
+
+
 @pytest.mark.parametrize("waiting_for", ["nothing", "9^{9^{9^9}}"])
 def test_workers_end_with_the_process_that_started_them(waiting_for):
     script = (
