@@ -8,6 +8,7 @@ import sys
 from dataclasses import dataclass, fields
 from enum import Enum
 from itertools import islice
+from numbers import Real
 from typing import Any, cast
 
 import torch
@@ -24,7 +25,7 @@ from .answers import MAX_ANSWER_LENGTH
 from .config import OPEFOConfig
 from .memory import GIB, Sharding, estimate_memory
 from .prompts import prompt_length, render
-from .train import OPEFOScriptArguments, chat_template_kwargs, fail, load_tokenizer, parse, prepare, say
+from .train import PROG, OPEFOScriptArguments, chat_template_kwargs, fail, load_tokenizer, parse, prepare, say
 
 
 # Rows whose gold answers and prompt lengths are looked at: all of DAPO-Math-17k, in seconds
@@ -75,7 +76,7 @@ def main(args: list[str], launch_args: list[str]) -> int:
     except (ValueError, TypeError, OSError) as error:
         fail(error)
     for problem in problems:
-        say(f"opefo train: error: {problem}", file=sys.stderr)
+        say(f"{PROG}: error: {' '.join(problem.split())}", file=sys.stderr)
     say("Nothing to mend." if not problems else f"To mend: {len(problems)}.")
     return 2 if problems else 0
 
@@ -182,7 +183,7 @@ def _check_lengths(lengths: list[int], args: OPEFOConfig, model_config: Any) -> 
         f"Prompts: {lengths[len(lengths) // 2]} tokens at the median, {lengths[-1]} at most (of {len(lengths)} rows); "
         f"completions: {completion} at most"
     )
-    limits = {"the model's positions": getattr(model_config, "max_position_embeddings", None)}
+    limits = {"the model's positions": getattr(model_config.get_text_config(), "max_position_embeddings", None)}
     if args.use_vllm and args.vllm_mode == "colocate":
         limits["`vllm_max_model_length`"] = args.vllm_max_model_length
     return [
@@ -222,7 +223,7 @@ def _check_rewards(rewards: list[Any], rows: list[dict], tokenizer: Any) -> list
         except Exception as error:  # whatever the user's function raises, TRL would meet it after the first rollout
             problems.append(f"Reward function `{name}` raises {type(error).__name__} on row {row}: {error}")
             continue
-        if len(values) != len(answers) or not all(isinstance(value, (int, float, type(None))) for value in values):
+        if len(values) != len(answers) or not all(isinstance(value, Real | None) for value in values):
             problems.append(f"Reward function `{name}` must return a number or None per completion, got {values!r}.")
             continue
         told = ", ".join(
@@ -275,7 +276,11 @@ def _check_memory(
     plan: Plan,
 ) -> list[str]:
     with torch.device("meta"):
-        model: Any = AutoModelForCausalLM.from_config(model_config, trust_remote_code=args.trust_remote_code)
+        try:
+            model: Any = AutoModelForCausalLM.from_config(model_config, trust_remote_code=args.trust_remote_code)
+        except ValueError:  # a model of images and text
+            say(f"Memory: not estimated for a model of type {model_config.model_type}")
+            return []
         if (peft_config := get_peft_config(model_args)) is not None:
             model = get_peft_model(model, peft_config)
     num_params = sum(p.numel() for p in model.parameters())
