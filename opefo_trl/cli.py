@@ -42,6 +42,12 @@ def train(args: list[str]) -> int:
     return 0
 
 
+def evaluate(args: list[str]) -> int:
+    from .evaluate import main
+
+    return main(args)
+
+
 def without(words: list[str], left: list[str]) -> list[str]:
     """`words` less those in `left`, which keeps their order."""
     remaining = iter([*left, None])
@@ -60,8 +66,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=f"opefo_trl {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("train", help="train a model; `opefo train --help` lists every field", add_help=False)
+    commands.add_parser("evaluate", help="score a model on math benchmarks", add_help=False)
     args, rest = parser.parse_known_args(argv)
-    return {"train": train}[args.command](rest)
+    return {"train": train, "evaluate": evaluate}[args.command](rest)
 
 
 if __name__ == "__main__":

@@ -123,9 +123,15 @@ def drop_long_prompts(dataset: Any, tokenizer: Any, max_length: int, name: str, 
 
 def prompt_length(prompt: str | list[dict[str, Any]], tokenizer: Any, **chat_template_kwargs: Any) -> int:
     """Tokens of a prompt as the model sees it."""
-    return len(
-        tokenizer(text=render(prompt, tokenizer, **chat_template_kwargs), add_special_tokens=False)["input_ids"]
-    )
+    return len(prompt_ids(prompt, tokenizer, **chat_template_kwargs))
+
+
+def prompt_ids(prompt: str | list[dict[str, Any]], tokenizer: Any, **chat_template_kwargs: Any) -> list[int]:
+    """The tokens that the model sees, as TRL makes them from a text or from messages."""
+    if isinstance(prompt, str):
+        return tokenizer(text=prompt)["input_ids"]
+    options = {"add_generation_prompt": True, "tokenize": True, "return_dict": True, **chat_template_kwargs}
+    return tokenizer.apply_chat_template(prompt, **options)["input_ids"]
 
 
 def render(prompt: str | list[dict[str, Any]], tokenizer: Any, **chat_template_kwargs: Any) -> str:
