@@ -355,8 +355,8 @@ def check(args: argparse.Namespace) -> None:
         changed = [name for name in settings if settings[name] != before.get(name)]
         if changed:
             raise ValueError(
-                f"{args.output} holds completions that were drawn otherwise ({', '.join(changed)}): use another folder "
-                "for `--output`, or the settings of before."
+                f"{args.output} holds completions that were drawn otherwise ({', '.join(changed)}): use another "
+                "folder for `--output`, or the settings of before."
             )
     kept.write_text(json.dumps(settings, indent=1))
 
