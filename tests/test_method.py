@@ -1,4 +1,4 @@
-"""docs/method.md: its formulas, derived without the package, and every number and default that it prints."""
+"""docs/method.md: its formulas, derived without the package, and the numbers and defaults printed there."""
 
 import ast
 import math
@@ -203,7 +203,7 @@ def test_worked_example():
         row = [a, q, math.log(q) + h, q * (math.log(q) + h), s_exact[a], (1 - q) ** 2, s_paper[a]]
         rows.append([round(value, 6) for value in [*row, advantages[a], q * advantages[a]]])
     assert [[float(cell.replace("−", "-")) for cell in row] for row in table("action")] == rows
-    weighted = [q * advantage for q, advantage in zip(p, advantages, strict=True)]
+    weighted = [round(q * advantage, 6) for q, advantage in zip(p, advantages, strict=True)]
     for name, s in (("exact", s_exact), ("paper", s_paper)):
         total = round(sum(w * value for w, value in zip(weighted, s, strict=True)), 6)
         printed = numbers(
