@@ -48,6 +48,12 @@ def evaluate(args: list[str]) -> int:
     return main(args)
 
 
+def plot(args: list[str]) -> int:
+    from .plot import main
+
+    return main(args)
+
+
 def without(words: list[str], left: list[str]) -> list[str]:
     """`words` less those in `left`, which keeps their order."""
     remaining = iter([*left, None])
@@ -67,8 +73,9 @@ def main(argv: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("train", help="train a model; `opefo train --help` lists every field", add_help=False)
     commands.add_parser("evaluate", help="score a model on math benchmarks", add_help=False)
+    commands.add_parser("plot", help="draw runs and say what is wrong with them", add_help=False)
     args, rest = parser.parse_known_args(argv)
-    return {"train": train, "evaluate": evaluate}[args.command](rest)
+    return {"train": train, "evaluate": evaluate, "plot": plot}[args.command](rest)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,8 @@ def test_version(capsys):
 def test_help_lists_the_commands(capsys):
     with pytest.raises(SystemExit):
         cli.main(["--help"])
-    assert "train" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "train" in out and "plot" in out
 
 
 def test_train_help_lists_the_knobs(capsys):
