@@ -1,10 +1,10 @@
-"""The demo around the example: how it launches the arms, what it says when one fails, its table and its smoothing."""
+"""The demo around the example: how it launches the arms, what it says when one fails, its table and its picture."""
 
+import json
 import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 from examples.countdown import demo
 
@@ -61,7 +61,19 @@ def test_table_gives_mean_and_deviation_over_seeds():
     assert len(header) == len(rule) == len(base) == len(arm)
 
 
-def test_smoothing_averages_neighbours_and_narrows_at_the_ends(monkeypatch):
-    monkeypatch.setattr(demo, "SMOOTHING", 3)
-    smoothed = demo.smooth(torch.tensor([[0.0, 2.0, 4.0, 0.0], [3.0, 3.0, 3.0, 3.0]]))  # (2, 4)
-    assert smoothed.tolist() == [[1.0, 2.0, 2.0, 2.0], [3.0, 3.0, 3.0, 3.0]]
+def test_picture_has_a_line_per_arm_over_its_seeds(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(demo.plot, "draw", lambda *args, **kwargs: drawn.append((args, kwargs)))
+    runs = [demo.Run(arm, seed, tmp_path / f"{arm}-seed{seed}") for seed in (1, 2) for arm in demo.ARMS]
+    for run in runs:
+        run.folder.mkdir()
+        log = [{"step": 1, "entropy": run.seed + 0.5}]
+        (run.folder / "trainer_state.json").write_text(json.dumps({"log_history": log}))
+    demo.draw(runs, tmp_path / "entropy.png")
+    [((groups, path, panels), options)] = drawn
+    assert list(groups) == ["GRPO (strictly on-policy)", "OPEFO", "OPEFO with target"]
+    for arm, group in zip(demo.ARMS, groups.values(), strict=True):
+        assert [run.name for run in group] == [str(tmp_path / f"{arm}-seed{seed}") for seed in (1, 2)]
+        assert [run.history["entropy"] for run in group] == [{1: 1.5}, {1: 2.5}]
+    assert path == tmp_path / "entropy.png" and options == {"entropy_target": 0.5}
+    assert [panel.metrics for panel in panels] == [("entropy",), ("reward",), ("entropy_flow/coefficient",)]

@@ -21,27 +21,19 @@ from typing import Any
 
 import torch
 import yaml
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
 from examples.countdown.countdown import is_solution
 from examples.countdown.prepare import TEST_PUZZLES, prepare
+from opefo_trl import plot
 
 
-# Colours of Okabe and Ito, which colour-blind readers can tell apart.
-COLOURS = {"grpo": "#D55E00", "opefo": "#0072B2", "opefo_target": "#009E73"}
 LABELS = {"grpo": "GRPO (strictly on-policy)", "opefo": "OPEFO", "opefo_target": "OPEFO with target"}
-ARMS = tuple(COLOURS)
-PANELS = {
-    "entropy": "Entropy, nats per token",
-    "reward": "Reward, share of right answers",
-    "entropy_flow/coefficient": "Balance coefficient λ",
-}
+ARMS = tuple(LABELS)
+PANELS = (plot.ENTROPY, plot.REWARD._replace(unit="share of right answers"), plot.COEFFICIENT)
 SAMPLES = 16  # answers per test puzzle
 LAST_STEPS = 10  # steps behind every "at the end"
-SMOOTHING = 31  # steps of the moving average in the picture
 LOG_LINES = 15  # lines to show of a run that failed
 
 
@@ -252,49 +244,11 @@ def format_table(rows: dict[str, list[dict[str, float]]]) -> str:
     return "\n".join(lines)
 
 
-def smooth(values: torch.Tensor) -> torch.Tensor:
-    """Averages over a window around each step, narrower at both ends, along the last dimension."""
-    radius = SMOOTHING // 2
-    steps = values.size(-1)
-    windows = [values[..., max(0, step - radius) : step + radius + 1] for step in range(steps)]
-    return torch.stack([window.mean(-1) for window in windows], dim=-1)  # (..., steps)
-
-
-def draw_panel(axes: Axes, name: str, runs: list[Run]) -> None:
-    for arm, colour in COLOURS.items():
-        raw = torch.tensor(
-            [[entry[name] for entry in run.history] for run in runs if run.arm == arm]
-        )  # (seeds, steps)
-        steps = range(1, raw.size(1) + 1)
-        smoothed = smooth(raw)  # (seeds, steps)
-        mean = smoothed.mean(0)  # (steps,)
-        if len(raw) == 1:
-            axes.plot(steps, raw[0], color=colour, alpha=0.12, linewidth=0.6)
-        else:
-            deviation = smoothed.std(0)  # (steps,)
-            axes.fill_between(steps, mean - deviation, mean + deviation, color=colour, alpha=0.18, linewidth=0)
-        axes.plot(steps, mean, color=colour, linewidth=2.2, label=LABELS[arm])
-    axes.set_title(PANELS[name], loc="left", fontsize=11)
-    axes.set_xlabel("step")
-    axes.set_xlim(left=0)
-    axes.grid(axis="y", alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
-
-
 def draw(runs: list[Run], path: Path) -> None:
     """Draws entropy, reward and λ of all runs over their steps."""
     target = yaml.safe_load(config_of("opefo_target").read_text())["flow_entropy_target"]
-    figure = Figure(figsize=(13, 4.2), layout="constrained")
-    panels = figure.subplots(1, len(PANELS))
-    for axes, name in zip(panels, PANELS, strict=True):
-        draw_panel(axes, name, runs)
-    panels[0].axhline(target, color="0.25", linestyle="--", linewidth=1.2)
-    panels[0].annotate(
-        "target", (0.02, target), (0, -13), xycoords=("axes fraction", "data"), textcoords="offset points"
-    )
-    panels[0].set_ylim(bottom=0)
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(ARMS), frameon=False)
-    figure.savefig(path, dpi=150)
+    groups = {LABELS[arm]: [plot.read_run(run.folder) for run in runs if run.arm == arm] for arm in ARMS}
+    plot.draw(groups, path, PANELS, entropy_target=target)
 
 
 def demo(output_dir: Path, steps: int, seeds: list[int], puzzles: int, sft_steps: int) -> None:
