@@ -147,7 +147,9 @@ def test_two_processes_equal_one(folder, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(Path(evaluate.__file__).parents[1]))
     assert run("one") == 0
     assert run("two", "--num_processes", "2") == 0
-    assert (folder / "two" / "completions-1.jsonl").read_text()
+    shares = [(folder / "two" / f"completions-{rank}.jsonl").read_text().splitlines() for rank in (0, 1)]
+    assert sorted(shares[0] + shares[1]) == sorted((folder / "one" / "completions-0.jsonl").read_text().splitlines())
+    assert len(shares[0]) == 3 and len(shares[1]) == 2
     assert read("two")["benchmarks"] == read("one")["benchmarks"]
 
 
