@@ -321,7 +321,7 @@ def check(args: argparse.Namespace) -> None:
         `ValueError`: if something is missing, does not fit, or differs from what the folder's completions were drawn
             with.
     """
-    from .sampling import pick_backend
+    from .sampling import load_tokenizer, pick_backend
 
     if args.model is None or args.output is None:
         raise ValueError("Both `--model` and `--output` are needed, or `--compare` with two folders.")
@@ -347,11 +347,15 @@ def check(args: argparse.Namespace) -> None:
     args.problems = {
         name: crc32(json.dumps(problems).encode()) for name, problems in map(load_benchmark, args.benchmarks)
     }
+    load_tokenizer(args.model)  # raises now what would end every process later
     args.output.mkdir(parents=True, exist_ok=True)
     kept = args.output / "settings.json"
     settings = json.loads(json.dumps(settings_of(args)))
     if kept.exists():
-        before = json.loads(kept.read_text())
+        try:
+            before = json.loads(kept.read_text())
+        except ValueError as error:
+            raise ValueError(f"{kept} is broken ({error}): use another folder for `--output`.") from error
         changed = [name for name in settings if settings[name] != before.get(name)]
         if changed:
             raise ValueError(
@@ -390,6 +394,9 @@ def main(argv: list[str]) -> int:
     except (ValueError, OSError) as error:
         print(f"{PROG}: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print(f"\n{PROG}: interrupted; the same command goes on where it stopped.", file=sys.stderr)
+        return 130
     print(f"\n{format_scores(results)}\n\nWritten to {args.output / 'results.json'} and completions.parquet.")
     return 0
 

@@ -80,6 +80,8 @@ def answer_with(monkeypatch, answers):
     """Put texts in the model's mouth: for each problem, those of its samples."""
 
     class Speaker:
+        """In the place of the sampler of transformers."""
+
         tokenizer = make_tokenizer()
 
         def __init__(self, *args):
@@ -112,7 +114,7 @@ def test_golds_are_right_and_near_misses_wrong(folder, monkeypatch):
     assert scores["distinct"] == pytest.approx((6 * 2 / 4 + 3 / 4) / 7)
 
 
-def test_interrupted_and_resumed_equals_uninterrupted(folder, monkeypatch):
+def test_interrupted_and_resumed_equals_uninterrupted(folder, monkeypatch, capsys):
     assert run("whole") == 0
     draw, asked = TransformersSampler.draw, []
 
@@ -123,8 +125,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(folder, monkeypatch):
         return draw(self, prompts, num_samples, seed)
 
     monkeypatch.setattr(TransformersSampler, "draw", stop_in_the_third)
-    with pytest.raises(KeyboardInterrupt):
-        run("out")
+    assert run("out") == 130 and "goes on where it stopped" in capsys.readouterr().err
     with (folder / "out" / "completions-0.jsonl").open("a") as file:
         file.write('{"benchmark": "mine", "prob')  # killed while it wrote
 
@@ -285,3 +286,5 @@ def test_other_settings_in_the_same_folder(folder, monkeypatch, capsys):
     (folder / "mine.jsonl").write_text("\n".join(map(json.dumps, ROWS[1:])))
     assert "that were drawn otherwise (problems): use another folder" in refuse(capsys, *OPTIONS, "--output", "out")
     assert (folder / "out" / "results.json").read_text() == before
+    (folder / "out" / "settings.json").write_text("{")
+    assert "settings.json is broken" in refuse(capsys, *OPTIONS, "--output", "out")
