@@ -137,15 +137,14 @@ def read_batches(output: Path) -> Iterator[dict[str, Any]]:
                 pass
 
 
-def draw(args: argparse.Namespace) -> None:
+def draw(args: argparse.Namespace, benchmarks: dict[str, list[dict[str, Any]]]) -> None:
     """Draw this process's share of the completions that are still missing."""
     from .sampling import Sampling, TransformersSampler, VLLMSampler
 
     rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     drawn = {(batch["benchmark"], batch["problems"][0]) for batch in read_batches(args.output)}
     batches = []
-    for spec, k in zip(args.benchmarks, args.k, strict=True):
-        name, problems = load_benchmark(spec)
+    for (name, problems), k in zip(benchmarks.items(), args.k, strict=True):
         for numbers in make_batches(len(problems), k, args.batch_size):
             batches.append((name, k, numbers, [problems[number]["problem"] for number in numbers]))
     # Shared out before the drawn ones are left out, since the other processes may already be drawing
@@ -190,28 +189,27 @@ def is_right(problem: dict[str, Any], answer: str | None, reward: float | None) 
         return False
 
 
-def score(args: argparse.Namespace) -> dict[str, Any]:
+def score(args: argparse.Namespace, benchmarks: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     """Score all that is drawn; writes `results.json` and `completions.parquet`, and returns the results."""
     batches = list(read_batches(args.output))
     results: dict[str, Any] = {"settings": settings_of(args), "versions": versions(), "benchmarks": {}}
     table = []
-    for spec in args.benchmarks:
-        name, problems = load_benchmark(spec)
+    for name, problems in benchmarks.items():
         samples: dict[int, list[Any]] = {}
         prompts: dict[int, str] = {}
         for batch in batches:
             if batch["benchmark"] == name:
                 samples |= dict(zip(batch["problems"], batch["samples"], strict=True))
                 prompts |= dict(zip(batch["problems"], batch["prompts"], strict=True))
+        all_answers = [[completion_answer(text) for text, _, _ in samples[number]] for number in range(len(problems))]
         pairs = [
-            (problem["gold"], completion_answer(text))
-            for number, problem in enumerate(problems)
-            for text, _, _ in samples[number]
+            (problem["gold"], answer)
+            for problem, answers in zip(problems, all_answers, strict=True)
+            for answer in answers
         ]
         rewards = iter(shared_grader().grade(pairs))
         scored = []
-        for number, problem in enumerate(problems):
-            answers = [completion_answer(text) for text, _, _ in samples[number]]
+        for number, (problem, answers) in enumerate(zip(problems, all_answers, strict=True)):
             scored.append(
                 {
                     **problem,
@@ -313,9 +311,12 @@ def versions() -> dict[str, str]:
     return {package: version(package) for package in packages}
 
 
-def check(args: argparse.Namespace) -> None:
+def check(args: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
     """
     Complete the arguments, and keep them beside the completions.
+
+    Returns:
+        `dict[str, list[dict[str, Any]]]`: the problems of each benchmark.
 
     Raises:
         `ValueError`: if something is missing, does not fit, or differs from what the folder's completions were drawn
@@ -344,9 +345,8 @@ def check(args: argparse.Namespace) -> None:
     if args.batch_size < 1:
         raise ValueError("`--batch_size` must be at least 1.")
     # Completions belong to the problems as they were, not to the name of a file
-    args.problems = {
-        name: crc32(json.dumps(problems).encode()) for name, problems in map(load_benchmark, args.benchmarks)
-    }
+    benchmarks = dict(map(load_benchmark, args.benchmarks))
+    args.problems = {name: crc32(json.dumps(problems).encode()) for name, problems in benchmarks.items()}
     load_tokenizer(args.model)  # raises now what would end every process later
     args.output.mkdir(parents=True, exist_ok=True)
     kept = args.output / "settings.json"
@@ -363,6 +363,7 @@ def check(args: argparse.Namespace) -> None:
                 "folder for `--output`, or the settings of before."
             )
     kept.write_text(json.dumps(settings, indent=1))
+    return benchmarks
 
 
 def launch(args: argparse.Namespace) -> None:
@@ -385,12 +386,12 @@ def main(argv: list[str]) -> int:
         if args.compare:
             print(compare(*args.compare))
             return 0
-        check(args)
+        benchmarks = check(args)
         if args.num_processes == 1:
-            draw(args)
+            draw(args, benchmarks)
         else:
             launch(args)
-        results = score(args)
+        results = score(args, benchmarks)
     except (ValueError, OSError) as error:
         print(f"{PROG}: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -403,4 +404,5 @@ def main(argv: list[str]) -> int:
 
 if __name__ == "__main__":  # one of several processes
     folder = Path(sys.argv[1])
-    draw(argparse.Namespace(**json.loads((folder / "settings.json").read_text()), output=folder))
+    kept_args = argparse.Namespace(**json.loads((folder / "settings.json").read_text()), output=folder)
+    draw(kept_args, dict(map(load_benchmark, kept_args.benchmarks)))
