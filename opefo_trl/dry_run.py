@@ -81,14 +81,19 @@ def main(args: list[str], launch_args: list[str]) -> int:
     return 2 if problems else 0
 
 
-def _report(args: list[str], plan: Plan) -> list[str]:
-    has_gpu = torch.cuda.is_available()
+def planned_config(num_processes: int) -> type[OPEFOConfig]:
+    """[`OPEFOConfig`] as it is in one of `num_processes` processes, none of which has to be there."""
 
     class PlannedConfig(OPEFOConfig):
-        world_size = property(lambda self: plan.num_processes)  # type: ignore[assignment]
+        world_size = property(lambda self: num_processes)  # type: ignore[assignment]
 
+    return PlannedConfig
+
+
+def _report(args: list[str], plan: Plan) -> list[str]:
+    has_gpu = torch.cuda.is_available()
     # Without a GPU, the settings that need one can be read but not be tried
-    parsed = parse(args if has_gpu else [*args, "--use_cpu", "true"], PlannedConfig)
+    parsed = parse(args if has_gpu else [*args, "--use_cpu", "true"], planned_config(plan.num_processes))
     script_args, training_args, model_args, _ = parsed
     say("Settings that are not the defaults:\n" + _indent(_differences(parsed)))
     say(_batch(training_args, plan))

@@ -145,8 +145,15 @@ def draw(args: argparse.Namespace, benchmarks: dict[str, list[dict[str, Any]]]) 
     drawn = {(batch["benchmark"], batch["problems"][0]) for batch in read_batches(args.output)}
     batches = []
     for (name, problems), k in zip(benchmarks.items(), args.k, strict=True):
+        prompts = to_prompts(
+            Dataset.from_dict({"prompt": [problem["problem"] for problem in problems]}),
+            name,
+            prompt_template=args.prompt_template,
+            system_prompt=args.system_prompt,
+            conversational=args.conversational,
+        )["prompt"][:]
         for numbers in make_batches(len(problems), k, args.batch_size):
-            batches.append((name, k, numbers, [problems[number]["problem"] for number in numbers]))
+            batches.append((name, k, numbers, [prompts[number] for number in numbers]))
     # Shared out before the drawn ones are left out, since the other processes may already be drawing
     missing = [batch for batch in batches[rank::world_size] if (batch[0], batch[2][0]) not in drawn]
     if not missing:
@@ -157,17 +164,11 @@ def draw(args: argparse.Namespace, benchmarks: dict[str, list[dict[str, Any]]]) 
     else:
         sampler = TransformersSampler(args.model, how, args.dtype, args.batch_size)
     path = args.output / f"completions-{rank}.jsonl"
-    if path.exists() and not path.read_text().endswith("\n"):
-        path.write_text("".join(f"{line}\n" for line in path.read_text().splitlines()[:-1]))
+    kept = path.read_text() if path.exists() else ""
+    if not kept.endswith("\n"):
+        path.write_text(kept[: kept.rfind("\n") + 1])
     with path.open("a") as file:
-        for name, k, numbers, texts in tqdm(missing, desc="Drawing", unit="batch", disable=rank != 0):
-            prompts = to_prompts(
-                Dataset.from_dict({"prompt": texts}),
-                name,
-                prompt_template=args.prompt_template,
-                system_prompt=args.system_prompt,
-                conversational=args.conversational,
-            )["prompt"][:]
+        for name, k, numbers, prompts in tqdm(missing, desc="Drawing", unit="batch", disable=rank != 0):
             seed = crc32(f"{args.seed} {name} {numbers[0]}".encode())
             samples = sampler.draw([prompt_ids(prompt, sampler.tokenizer) for prompt in prompts], k, seed)
             batch = {

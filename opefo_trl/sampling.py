@@ -33,16 +33,18 @@ def pick_backend(backend: str) -> str:
     return "vllm" if torch.cuda.is_available() and importlib.util.find_spec("vllm") is not None else "transformers"
 
 
-def base_model(model: str) -> str:
-    """The name of the model itself, of which `model` may be a LoRA adapter."""
-    adapter = Path(model) / "adapter_config.json"
-    return json.loads(adapter.read_text())["base_model_name_or_path"] if adapter.is_file() else model
+def read_adapter(model: str) -> dict[str, Any] | None:
+    """PEFT's configuration, if `model` is the folder of a LoRA adapter."""
+    path = Path(model) / "adapter_config.json"
+    return json.loads(path.read_text()) if path.is_file() else None
 
 
 def load_tokenizer(model: str) -> Any:
     """The tokenizer saved with the model or the adapter, else the base model's."""
-    has_own = not Path(model).is_dir() or (Path(model) / "tokenizer_config.json").is_file()
-    return AutoTokenizer.from_pretrained(model if has_own else base_model(model), padding_side="left")
+    adapter = read_adapter(model)
+    if adapter is not None and not (Path(model) / "tokenizer_config.json").is_file():
+        model = adapter["base_model_name_or_path"]
+    return AutoTokenizer.from_pretrained(model, padding_side="left")
 
 
 class TransformersSampler:
@@ -66,8 +68,10 @@ class TransformersSampler:
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
-        loaded = AutoModelForCausalLM.from_pretrained(base_model(model), dtype=dtype)
-        if base_model(model) != model:
+        adapter = read_adapter(model)
+        base = model if adapter is None else adapter["base_model_name_or_path"]
+        loaded = AutoModelForCausalLM.from_pretrained(base, dtype=dtype)
+        if adapter is not None:
             from peft import PeftModel
 
             loaded = PeftModel.from_pretrained(loaded, model).merge_and_unload()
@@ -135,13 +139,14 @@ class VLLMSampler:
 
         self.sampling = sampling
         self.tokenizer = load_tokenizer(model)
-        adapter: dict[str, Any] = {}
-        self.lora = None
-        if base_model(model) != model:
-            rank = json.loads((Path(model) / "adapter_config.json").read_text())["r"]
-            adapter = {"enable_lora": True, "max_lora_rank": rank}
+        adapter = read_adapter(model)
+        if adapter is None:
+            self.lora = None
+            self.llm = LLM(model=model, dtype=dtype)
+        else:
             self.lora = LoRARequest("adapter", 1, model)
-        self.llm = LLM(model=base_model(model), dtype=dtype, **adapter)
+            base = adapter["base_model_name_or_path"]
+            self.llm = LLM(model=base, dtype=dtype, enable_lora=True, max_lora_rank=adapter["r"])
 
     def draw(self, prompts: list[list[int]], num_samples: int, seed: int) -> list[list[Sample]]:
         """`num_samples` completions of each prompt, given as tokens."""

@@ -9,8 +9,8 @@ import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from qwen import SHAPES, make_qwen_tokenizer
 
-from opefo_trl import OPEFOConfig, cli
-from opefo_trl.dry_run import read_plan
+from opefo_trl import cli
+from opefo_trl.dry_run import planned_config, read_plan
 from opefo_trl.train import apply_config_file, make_parser, parse
 
 
@@ -33,11 +33,7 @@ def read(path: Path):
     """Processes and configurations as on the machine that the recipe is for, whose GPUs are not needed to read it."""
     launch = apply_config_file(make_parser(), str(path))
     num_processes = launch.get("num_processes", 1)
-
-    class PlannedConfig(OPEFOConfig):
-        world_size = property(lambda self: num_processes)
-
-    return num_processes, *parse(["--config", str(path), "--use_cpu", "true"], PlannedConfig)
+    return num_processes, *parse(["--config", str(path), "--use_cpu", "true"], planned_config(num_processes))
 
 
 def test_there_are_recipes():
