@@ -26,9 +26,8 @@ class OPEFOConfig(GRPOConfig):
         flow_estimator (`str`, *optional*, defaults to `"exact"`):
             How a token's entropy change is estimated:
 
-            - `"exact"`: the first-order change of the entropy at its position, from a second projection through the LM
-              head.
-            - `"sampled"`: without the sum over the vocabulary, so without the second projection.
+            - `"exact"`: the first-order change of the entropy at its position.
+            - `"sampled"`: without the sum over the vocabulary.
             - `"paper"`: the paper's estimate as a value per sampled token, reconstructed from a published numeric
               example, not from the authors' code.
         flow_strength (`float`, *optional*, defaults to `1.0`):
@@ -55,8 +54,8 @@ class OPEFOConfig(GRPOConfig):
     flow_estimator: str = field(
         default="exact",
         metadata={
-            "help": "How a token's entropy change is estimated: 'exact', 'sampled' (no second projection through the "
-            "LM head) or 'paper' (reconstructed from a published numeric example).",
+            "help": "How a token's entropy change is estimated: 'exact', 'sampled' (without the sum over the "
+            "vocabulary) or 'paper' (reconstructed from a published numeric example).",
             "choices": list(FLOW_ESTIMATORS),
         },
     )

@@ -8,6 +8,10 @@ differentiated through: call it on detached tensors or under `torch.no_grad`.
 import torch
 
 
+# Stands for −inf, which has no differences: e^(z − m) is 0 for both
+LOWEST_LOGIT = -1e30
+
+
 def entropy_sensitivity(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
     """
     Change of entropy at a position per unit policy-gradient step on its sampled token, from full logits.
@@ -38,30 +42,39 @@ def entropy_sensitivity(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Ten
     return mean_term - logps.exp() * (logps + entropies)
 
 
-def half_temperature_sensitivity(
-    logps: torch.Tensor, entropies: torch.Tensor, half_logps: torch.Tensor, half_entropies: torch.Tensor
-) -> torch.Tensor:
+def flow_from_sums(
+    target: torch.Tensor,
+    exp_sum: torch.Tensor,
+    shifted_sum: torch.Tensor,
+    square_sum: torch.Tensor,
+    shifted_square_sum: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
     """
-    The value of [`entropy_sensitivity`] from log-probabilities and entropies at two temperatures, T and T/2.
+    Entropy and the value of [`entropy_sensitivity`] from sums that one pass over the logits z can carry along.
 
-    π² is, up to its sum, the policy at half the temperature. With ln p', H' the log-probability and entropy there,
+    With m the largest z and e_j = exp(z_j − m),
 
-        Σ_j π_j² = exp(2 ln p − ln p')        Σ_j π_j² ln π_j = Σ_j π_j² · (ln p − (ln p' + H') / 2)
+        ln π_j = z_j − m − ln Σe       H = ln Σe − Σe(z − m) / Σe
+        Σπ² = Σe² / (Σe)²              Σπ² ln π = Σe²(z − m) / (Σe)² − ln Σe · Σπ²
 
-    Both are exact, so no vocabulary-sized tensor is needed.
+    The differences z − m, rather than z, keep float32's digits where the logits are large.
 
     Args:
-        logps, entropies (`torch.Tensor`):
-            ln p and H in nats at the sampling temperature T, any shape.
-        half_logps, half_entropies (`torch.Tensor`, same shape):
-            ln p' and H' of the same token from the same logits at T/2.
+        target (`torch.Tensor`):
+            z_a − m of the sampled token a, any shape.
+        exp_sum, shifted_sum, square_sum, shifted_square_sum (`torch.Tensor`, same shape):
+            Σe, Σe(z − m), Σe² and Σe²(z − m) over the vocabulary.
 
     Returns:
-        `torch.Tensor` of the same shape, in nats per unit step.
+        `tuple[torch.Tensor, torch.Tensor]`: H in nats and s in nats per unit step, both of the same shape.
     """
-    sum_square = torch.exp(2 * logps - half_logps)
-    mean_term = sum_square * (logps - (half_logps + half_entropies) / 2 + entropies)
-    return mean_term - logps.exp() * (logps + entropies)
+    log_sum = exp_sum.log()
+    entropies = log_sum - shifted_sum / exp_sum
+    sum_square = square_sum / exp_sum.square()
+    mean_term = shifted_square_sum / exp_sum.square() + sum_square * (entropies - log_sum)
+    # p ln p is 0 where the token is impossible
+    logps = target.clamp(min=LOWEST_LOGIT) - log_sum
+    return entropies, mean_term - logps.exp() * (logps + entropies)
 
 
 def sampled_sensitivity(logps: torch.Tensor, entropies: torch.Tensor) -> torch.Tensor:

@@ -1,47 +1,17 @@
-"""ln p, H and the entropy sensitivity of every completion token, in one pass through the backbone."""
+"""ln p, H and the entropy sensitivity of every completion token, in one pass through the model."""
 
 import functools
 import types
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
+import trl.trainer.utils
 from transformers import PreTrainedModel
-from trl.trainer.utils import add_fused_lm_head
 
-from .entropy_flow import half_temperature_sensitivity, paper_sensitivity, sampled_sensitivity
-
-
-class TokenFlow(NamedTuple):
-    """What one recorded forward pass says of its tokens; 0 where the label is ignored."""
-
-    logps: torch.Tensor  # (B, L)
-    entropies: torch.Tensor  # (B, L)
-    sensitivities: torch.Tensor  # (B, L)
-
-
-class _Replay:
-    """
-    Stands where TRL's fused LM head expects a model, and answers with backbone outputs that were computed before.
-
-    This way the second projection, at half the temperature, is TRL's own: same tiles, same soft-capping and logit
-    scale, same gathering of a sharded head.
-    """
-
-    def __init__(self, model: PreTrainedModel):
-        self.model = model
-        self.config = model.config
-        self.backbone_outputs: Any = None
-
-    def base_model(self, **kwargs: Any) -> Any:
-        return self.backbone_outputs
-
-    def get_output_embeddings(self) -> torch.nn.Module:
-        return self.model.get_output_embeddings()
-
-    def forward(self, **kwargs: Any) -> Any:
-        raise NotImplementedError  # replaced by `add_fused_lm_head`, which wants something to replace
+from .entropy_flow import paper_sensitivity, sampled_sensitivity
+from .flow_projection import TokenFlow, project_flow
 
 
 class FlowHead:
@@ -53,24 +23,13 @@ class FlowHead:
         model ([`~transformers.PreTrainedModel`]):
             Causal language model, not wrapped by PEFT, that already has TRL's fused LM head.
         estimator (`str`):
-            `"exact"` (a second projection through the LM head, not through the backbone), `"sampled"` or `"paper"`.
-        temperature (`float`):
-            Sampling temperature, as given to TRL's fused LM head.
-        cast_lm_head_to_fp32 (`bool`):
-            As given to TRL's fused LM head.
+            `"exact"`, `"sampled"` or `"paper"`.
     """
 
-    def __init__(self, model: PreTrainedModel, estimator: str, temperature: float, cast_lm_head_to_fp32: bool):
+    def __init__(self, model: PreTrainedModel, estimator: str):
         self._estimator = estimator
         self._rows_left = 0
         self._chunks: list[TokenFlow] = []
-        self._replay = _Replay(model)
-        add_fused_lm_head(
-            self._replay,  # type: ignore[arg-type]
-            temperature=temperature / 2,
-            cast_lm_head_to_fp32=cast_lm_head_to_fp32,
-            outputs=("log_probs", "entropy"),
-        )
         # Unbound, so that a copy of the model runs on its own weights
         fused_forward = cast(types.MethodType, model.forward).__func__
 
@@ -79,11 +38,17 @@ class FlowHead:
         def forward(model: PreTrainedModel, *args: Any, **kwargs: Any) -> Any:
             if self._rows_left == 0 or not kwargs.get("fused_lm_head", False):
                 return fused_forward(model, *args, **kwargs)
-            with self._capture_backbone():
+            if self._estimator == "exact":
+                with _flow_projection():
+                    outputs = fused_forward(model, *args, **kwargs)
+                sensitivities, outputs.log_sum_sq_probs = outputs.log_sum_sq_probs, None
+            else:
                 outputs = fused_forward(model, *args, **kwargs)
-                flow = TokenFlow(outputs.log_probs, outputs.entropy, self._sensitivities(outputs, kwargs["labels"]))
-            self._chunks.append(flow)
-            self._rows_left = max(0, self._rows_left - flow.logps.size(0))
+                estimate = {"sampled": sampled_sensitivity, "paper": paper_sensitivity}[self._estimator]
+                sensitivities = estimate(outputs.log_probs, outputs.entropy)
+            # 0 where the label is ignored
+            self._chunks.append(TokenFlow(outputs.log_probs, outputs.entropy, sensitivities))  # (B, L) each
+            self._rows_left = max(0, self._rows_left - sensitivities.size(0))
             return outputs
 
         model.forward = types.MethodType(forward, model)  # type: ignore[method-assign]
@@ -107,24 +72,36 @@ class FlowHead:
         finally:
             self._rows_left, self._chunks = 0, []
 
-    @contextmanager
-    def _capture_backbone(self) -> Iterator[None]:
-        # The backbone is looked up on each pass, since FSDP replaces it after patching
-        def keep(module: torch.nn.Module, args: tuple, outputs: Any) -> None:
-            self._replay.backbone_outputs = outputs
 
-        handle = self._replay.model.base_model.register_forward_hook(keep)
-        try:
-            yield
-        finally:
-            handle.remove()
-            self._replay.backbone_outputs = None
+class _FlowFunction:
+    """Stands where TRL's fused LM head calls its own projection, and returns the sensitivities with the rest."""
 
-    def _sensitivities(self, outputs: Any, labels: torch.Tensor) -> torch.Tensor:
-        if self._estimator == "sampled":
-            return sampled_sensitivity(outputs.log_probs, outputs.entropy)
-        if self._estimator == "paper":
-            return paper_sensitivity(outputs.log_probs, outputs.entropy)
-        # Router logits belong to the pass itself, not to a second projection of its hidden states
-        half = self._replay.forward(labels=labels, fused_lm_head=True, output_router_logits=False)
-        return half_temperature_sensitivity(outputs.log_probs, outputs.entropy, half.log_probs, half.entropy)
+    @staticmethod
+    def apply(
+        hidden: torch.Tensor,  # (N, D)
+        weight: torch.Tensor,  # (V, D)
+        bias: torch.Tensor | None,  # (V,)
+        tokens: torch.Tensor,  # (N,)
+        temperature: float,
+        vocab_tile: int,
+        softcap: float | None,
+        logit_scale: float,
+        outputs: tuple[str, ...],
+    ) -> tuple[torch.Tensor | None, ...]:
+        flow = project_flow(hidden, weight, bias, tokens, temperature, vocab_tile, softcap, logit_scale)
+        # In the place of an output that GRPO never asks for
+        return flow.logps, flow.entropies, flow.sensitivities, None, None
+
+
+@contextmanager
+def _flow_projection() -> Iterator[None]:
+    """
+    Within, TRL's fused LM head projects with [`project_flow`]. Which positions are scored, how a sharded head is
+    gathered, dtype, temperature, soft-capping and logit scale all stay TRL's.
+    """
+    original = trl.trainer.utils._ChunkedLogProbFunction
+    trl.trainer.utils._ChunkedLogProbFunction = _FlowFunction  # type: ignore[misc,assignment]
+    try:
+        yield
+    finally:
+        trl.trainer.utils._ChunkedLogProbFunction = original  # type: ignore[misc]

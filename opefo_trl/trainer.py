@@ -15,7 +15,8 @@ from trl.trainer.utils import get_config_model_id
 
 from .config import OPEFOConfig
 from .entropy_flow import balance_advantages, balance_coefficient, flow_coefficient, token_weights
-from .flow_head import FlowHead, TokenFlow
+from .flow_head import FlowHead
+from .flow_projection import TokenFlow
 from .resume import FastForwardSampler, read_entropy_target, write_entropy_target
 
 
@@ -79,8 +80,6 @@ class OPEFOTrainer(GRPOTrainer):
         self.flow_head = FlowHead(
             base_model,  # type: ignore[arg-type]
             estimator=args.flow_estimator,
-            temperature=self.temperature,
-            cast_lm_head_to_fp32=args.cast_lm_head_to_fp32,
         )
         self._fast_forward = FastForwardSampler()
         self.add_callback(self._fast_forward)

@@ -4,13 +4,13 @@ import math
 
 import pytest
 import torch
+from references import half_temperature_sensitivity
 
 from opefo_trl.entropy_flow import (
     balance_advantages,
     balance_coefficient,
     entropy_sensitivity,
     flow_coefficient,
-    half_temperature_sensitivity,
     paper_sensitivity,
     sampled_sensitivity,
     token_weights,

@@ -20,8 +20,8 @@ FORMULAS = {
     3: "ΔH = η · c · d + O(η²)   with   d = A · s",
     4: "s = −[ p (ln p + H) − Σ_j π_j² (ln π_j + H) ]",
     5: "Σ_a π_a s_a = 0",
-    6: "Σ_j π_j² = exp(2 ln p − ln p')",
-    7: "Σ_j π_j² ln π_j = Σ_j π_j² · (ln p − (ln p' + H') / 2)",
+    6: "H = ln Σe − Σe(z − m) / Σe",
+    7: "Σ_j π_j² = Σe² / (Σe)²        Σ_j π_j² ln π_j = Σe²(z − m) / (Σe)² − ln Σe · Σ_j π_j²",
     8: '"sampled"   s = −p (ln p + H)',
     9: '"paper"     s = −(1 − p)² (ln p + H)',
     10: "P = Σ_{d>0} c · d        N = Σ_{d<0} c · |d|",
@@ -126,15 +126,26 @@ def test_sensitivity_has_no_mean():
     assert mean_term(log_pi, h).min() > 0
 
 
-def test_half_temperature():
-    """(6) and (7)."""
-    z, tokens, log_pi, _, logp = softmaxes(200, 17, 3.0)
-    half = (2 * z).log_softmax(-1)
-    half_logp, half_h = half.gather(-1, tokens), entropy(2 * z).unsqueeze(-1)
+def test_running_sums():
+    """(6) and (7), with sums that are carried over the vocabulary in tiles and rescaled where the maximum grows."""
+    z, _, log_pi, h, _ = softmaxes(200, 17, 3.0)
+    m = z[:, :1]
+    e, moved, square, moved_square = (torch.zeros_like(m) for _ in range(4))
+    for tile in z.split(5, dim=-1):
+        larger = torch.maximum(m, tile.amax(-1, keepdim=True))
+        rescale, move = torch.exp(m - larger), m - larger
+        moved, moved_square = rescale * (moved + move * e), rescale**2 * (moved_square + move * square)
+        e, square, m = rescale * e, rescale**2 * square, larger
+        tile = tile - m
+        e = e + tile.exp().sum(-1, keepdim=True)
+        moved = moved + (tile.exp() * tile).sum(-1, keepdim=True)
+        square = square + torch.exp(2 * tile).sum(-1, keepdim=True)
+        moved_square = moved_square + (torch.exp(2 * tile) * tile).sum(-1, keepdim=True)
+    torch.testing.assert_close(e.log() - moved / e, h, rtol=1e-12, atol=1e-14)  # (6)
     squares = (log_pi.exp() ** 2).sum(-1, keepdim=True)
-    torch.testing.assert_close(torch.exp(2 * logp - half_logp), squares, rtol=1e-12, atol=0)
+    torch.testing.assert_close(square / e**2, squares, rtol=1e-12, atol=0)  # (7)
     expected = (log_pi.exp() ** 2 * log_pi).sum(-1, keepdim=True)
-    torch.testing.assert_close(squares * (logp - (half_logp + half_h) / 2), expected, rtol=1e-12, atol=1e-15)
+    torch.testing.assert_close(moved_square / e**2 - e.log() * squares, expected, rtol=1e-12, atol=1e-15)
 
 
 def test_signs_of_the_cheap_forms():

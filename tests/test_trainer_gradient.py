@@ -2,9 +2,12 @@
 
 import pytest
 import torch
+import trl
 from conftest import METRICS, KeepGradient, letter_reward, relative_error
 from independent import ONE_STEP, check_first_step
 from peft import LoraConfig
+
+from opefo_trl import flow_kernel, flow_projection
 
 
 LOSS_TYPES = ["grpo", "sapo", "bnpo", "dr_grpo", "luspo", "dapo", "cispo", "vespo"]
@@ -47,6 +50,15 @@ def test_gradient_of_two_rollout_batches_in_one_step(make_trainer, loss_type):
 def test_gradient_with_temperature(make_trainer):
     keep = KeepGradient()
     check_first_step(make_trainer(temperature=0.7, callbacks=[keep], **ONE_STEP), keep, temperature=0.7)
+
+
+def test_gradient_with_the_triton_kernels(make_trainer, monkeypatch):
+    """A GPU's path, which scores valid positions alone: TRL's kernels and ours, interpreted where there is none."""
+    for module in (trl.trainer.utils, trl.kernels.chunked_logprob):
+        monkeypatch.setattr(module, "_use_triton", lambda device: True)
+    monkeypatch.setattr(flow_projection, "_fold_on", lambda device: flow_kernel.fold_tile)
+    keep = KeepGradient()
+    check_first_step(make_trainer(callbacks=[keep], **ONE_STEP), keep)
 
 
 def test_gradient_with_high_entropy_mask(make_trainer):
