@@ -63,7 +63,7 @@ def _fold_kernel(
             shifted_square = (shifted_square + change * square) * (rescale * rescale)
             square = square * (rescale * rescale)
         z = z - new_maximum
-        e = tl.where(inside, tl.exp(z), 0.0)
+        e = tl.exp(z)  # 0 outside of the tile
         exp_sum = exp_sum * rescale + tl.sum(e, axis=0)
         shifted += e * z
         square += e * e

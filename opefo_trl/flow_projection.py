@@ -129,6 +129,8 @@ def project_flow(
                     tile.add_(bias[entries].to(dtype))
                 fold(tile, tokens[chunk], vocab_start, sums[:, chunk], logit_scale, softcap, 1 / temperature)
         maximum, exp_sum, shifted, square, shifted_square, target = sums  # (N,) each
+        # A row without any possible token has no policy: NaN, not the uniform one that its equal logits look like
+        exp_sum = torch.where(maximum > LOWEST_LOGIT, exp_sum, torch.nan)
         # In this order of operations, as TRL's: where this pass stands for TRL's own, its ratios must not move
         logps = target - (maximum + exp_sum.log())  # (N,)
         entropies, sensitivities = flow_from_sums(target - maximum, exp_sum, shifted, square, shifted_square)

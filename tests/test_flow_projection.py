@@ -130,6 +130,13 @@ def test_an_impossible_token(fold):
     assert flow.sensitivities.item() == pytest.approx((pi.square() * (pi.log() + entropy)).sum().item(), rel=1e-6)
 
 
+def test_no_possible_token(fold):
+    hidden, weight = (x.to(fold) for x in as_projection(torch.zeros(2, 1500)))
+    bias = torch.full((1500,), -math.inf, device=fold)
+    flow = project_flow(hidden, weight, bias, torch.arange(2, device=fold), 1.0, VOCAB_TILE)
+    assert all(values.isnan().all() for values in flow)
+
+
 @pytest.mark.parametrize("poison", [math.nan, math.inf])
 def test_a_poisoned_logit_is_not_hidden(fold, poison):
     logits = draw_logits("random", 2500)
