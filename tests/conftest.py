@@ -25,6 +25,8 @@ from opefo_trl import OPEFOConfig, OPEFOTrainer
 
 pytest.register_assert_rewrite("independent")  # it asserts for the tests that call it
 
+# The environment of programs in which Triton compiles
+COMPILED = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
 SYMBOLS = ["<pad>", "<eos>", *"abcdefgh", *"0123456789 "]
 METRICS = ["increase", "decrease", "net", "coefficient", "increase_share"]
 # A run small enough for a test, on CPU and in float32

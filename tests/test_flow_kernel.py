@@ -1,17 +1,17 @@
 """The machine code of the kernel, compiled for GPUs that are not here; `test_flow_projection.py` has its numbers."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
+from conftest import COMPILED
+
 
 def test_machine_code_beside_trls():
     """Counts, which no noise moves: no spill, and hardly more instructions than TRL's kernel for two sums less."""
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     command = [sys.executable, "-m", "benchmarks.cost.kernel_code"]
-    result = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=Path(__file__).parents[1])
+    result = subprocess.run(command, capture_output=True, text=True, env=COMPILED, cwd=Path(__file__).parents[1])
     assert result.returncode == 0, result.stderr
     records = [json.loads(line) for line in result.stdout.splitlines() if line.startswith("{")]
     code = {(record["case"]["gpu"], record["arm"]): record for record in records}
