@@ -94,6 +94,7 @@ def test_the_whole_benchmark_runs(tmp_path):
         result = subprocess.run(command, capture_output=True, text=True, env=COMPILED, cwd=Path(__file__).parents[1])
         assert result.returncode == 0, result.stderr[-2000:]
         command[3:4] = ["--only", "kernel_code"]  # a second run appends
+    assert output.with_suffix(".png").stat().st_size > 10_000
     records = [json.loads(line) for line in output.read_text().splitlines()]
     assert [record["benchmark"] for record in records[-8:]] == ["kernel_code"] * 8
     assert all(record["about"]["torch"] == torch.__version__ for record in records)

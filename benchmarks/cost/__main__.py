@@ -3,7 +3,8 @@
     python -m benchmarks.cost                       # everything, on the GPU if there is one, else on the CPU
     python -m benchmarks.cost --only projection --quick
 
-Appends one JSON line per measurement to `--output`, and prints tables last. Nothing else should run meanwhile.
+Appends one JSON line per measurement to `--output`, draws a picture beside it, and prints tables last. Nothing else
+should run meanwhile.
 """
 
 import argparse
@@ -15,7 +16,7 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
-from benchmarks.cost import growth, kernel_code, projection, step
+from benchmarks.cost import growth, kernel_code, picture, projection, step
 from benchmarks.cost.measure import describe
 
 
@@ -149,6 +150,9 @@ def main() -> None:
         records += made
     print(", ".join(f"{key} {value}" for key, value in about.items()))
     print(f"\n{report(records)}")
+    if {"projection", "step"} <= set(arguments.only):
+        picture.draw(records, arguments.output.with_suffix(".png"))
+        print(f"\nDrew {arguments.output.with_suffix('.png')}.")
 
 
 if __name__ == "__main__":
