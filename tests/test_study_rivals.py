@@ -88,8 +88,8 @@ def test_repo_r_keeps_its_coefficient_from_batch_to_batch():
 
 def test_clip_cov_drops_tokens_between_its_bounds():
     # Tokens of ln p = −1, −2.05, −8 with A = 2, and −1, −1, −4 with A = −2, the last one padding.
-    # Means: A (2 · 3 − 2 · 2) / 5 = 0.4, ln p −13.05 / 5 = −2.61. Covariances: 1.6 · (1.61, 0.56, −5.39) = 2.576, 0.896,
-    # −8.624; −2.4 · (1.61, 1.61) = −3.864, and the padding −2.4 · (−1.39) = 3.336. In (1, 5): the first alone.
+    # Means: A (2 · 3 − 2 · 2) / 5 = 0.4, ln p −13.05 / 5 = −2.61. Covariances: 1.6 · (1.61, 0.56, −5.39) = 2.576,
+    # 0.896, −8.624; −2.4 · (1.61, 1.61) = −3.864, and the padding −2.4 · (−1.39) = 3.336. In (1, 5): the first alone.
     logps = torch.tensor([[-1.0, -2.05, -8.0], [-1.0, -1.0, -4.0]])
     advantages = torch.tensor([[2.0], [-2.0]])
     out = clip_cov(advantages, logps, ENTROPIES, MASK, torch.Generator(), share=1.0)
