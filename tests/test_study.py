@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 from pathlib import Path
 
 import pytest
@@ -118,21 +119,32 @@ def test_what_is_recorded_is_not_run_again(tmp_path, monkeypatch):
 
     def run_process(arguments, folder):
         ran.append(arguments)
-        if arguments.seed == 9:
-            raise RuntimeError("failed")
         return {**arguments._asdict(), "tests": {}}
 
     monkeypatch.setattr(study, "run_process", run_process)
-    first = [Arguments("countdown", "grpo", seed, 1e-4, 5, "test") for seed in (1, 9, 2)]
-    with pytest.raises(RuntimeError, match="failed"):
-        study.complete(first, tmp_path, jobs=1)
-    kept = {record["seed"] for record in report.read_records(tmp_path / "records.jsonl")}
-    assert 1 in kept and 9 not in kept
-    ran.clear()
+    first = [Arguments("countdown", "grpo", seed, 1e-4, 5, "test") for seed in (1, 2)]
+    study.complete(first, tmp_path, jobs=2)
     other_rate = first[0]._replace(learning_rate=2e-4)
-    study.complete([first[0], other_rate, first[2]], tmp_path, jobs=2)
-    assert first[0] not in ran and other_rate in ran
+    study.complete([*first, other_rate], tmp_path, jobs=2)
+    assert sorted(ran) == sorted([*first, other_rate])
     assert len(report.read_records(tmp_path / "records.jsonl")) == 3
+
+
+def test_a_failure_stops_what_has_not_begun_and_keeps_what_has(tmp_path, monkeypatch):
+    ran = []
+
+    def run_process(arguments, folder):
+        ran.append(arguments.seed)
+        if arguments.seed == 1:
+            raise RuntimeError("failed")
+        time.sleep(0.1)
+        return arguments._asdict()
+
+    monkeypatch.setattr(study, "run_process", run_process)
+    with pytest.raises(RuntimeError, match="failed"):
+        study.complete([Arguments("countdown", "grpo", seed, 1e-4, 5, "test") for seed in range(20)], tmp_path, jobs=2)
+    assert len(ran) < 10
+    assert {record["seed"] for record in report.read_records(tmp_path / "records.jsonl")} == {*ran} - {1}
 
 
 def test_a_broken_line_is_named(tmp_path):

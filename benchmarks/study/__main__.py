@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
+from threading import Lock
 
 from tqdm.auto import tqdm
 
@@ -44,21 +45,26 @@ def complete(wanted: Sequence[Arguments], folder: Path, jobs: int) -> None:
     Run what `folder/records.jsonl` does not hold yet, and append each record as soon as its run ends.
 
     Raises:
-        `RuntimeError`: if a run fails; those under way are finished and kept.
+        `RuntimeError`: if a run fails; those under way are finished and kept, the others not begun.
     """
     path = folder / "records.jsonl"
     done = {Arguments(*(record[name] for name in Arguments._fields)) for record in read_records(path)}
     missing = [arguments for arguments in wanted if arguments not in done]
     bar = tqdm(total=len(wanted), initial=len(wanted) - len(missing), unit="run", desc=folder.name)
-    executor = ThreadPoolExecutor(jobs)
-    try:
-        futures = {executor.submit(run_process, arguments, folder): arguments for arguments in missing}
-        for future in as_completed(futures):
-            record = future.result()
+    one_writer = Lock()
+
+    def run_and_keep(arguments: Arguments) -> None:
+        record = run_process(arguments, folder)
+        with one_writer:
             with path.open("a") as file:
                 file.write(json.dumps(record) + "\n")
             bar.update()
-            bar.set_postfix_str(f"{futures[future].arm} seed {futures[future].seed}")
+            bar.set_postfix_str(f"{arguments.arm} seed {arguments.seed}")
+
+    executor = ThreadPoolExecutor(jobs)
+    try:
+        for future in as_completed([executor.submit(run_and_keep, arguments) for arguments in missing]):
+            future.result()
     finally:
         executor.shutdown(cancel_futures=True)
         bar.close()
