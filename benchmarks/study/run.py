@@ -29,15 +29,15 @@ PACKAGES = ("opefo_trl", "trl", "transformers", "torch")
 CURVES = {"entropy": "entropy", "reward": "reward", "entropy_flow/coefficient": "coefficient"}
 
 
-class Test(NamedTuple):
-    """How answers are drawn in a test; `samples` per problem."""
+class Draw(NamedTuple):
+    """How the answers of a test are drawn; `samples` per problem."""
 
     temperature: float
     top_p: float
     samples: int
 
 
-HOT, NUCLEUS, COLD = Test(1.0, 1.0, 64), Test(1.0, 0.7, 16), Test(0.3, 1.0, 16)
+HOT, NUCLEUS, COLD = Draw(1.0, 1.0, 64), Draw(1.0, 0.7, 16), Draw(0.3, 1.0, 16)
 # Learning rates are chosen by the sampling of the paper
 TESTS = {"test": {"hot": HOT, "nucleus": NUCLEUS, "cold": COLD}, "validation": {"nucleus": NUCLEUS}}
 
@@ -102,7 +102,7 @@ def train(task: Task, arm: Arm, arguments: Arguments, folder: Path, model_dir: s
     }
 
 
-def test(task: Task, model_dir: str, problems: list[dict[str, Any]], how: Test, seed: int) -> dict[str, Any]:
+def test(task: Task, model_dir: str, problems: list[dict[str, Any]], how: Draw, seed: int) -> dict[str, Any]:
     """
     Returns:
         `dict[str, Any]`: `samples` per problem; of each problem the number of right answers `correct`; means over the

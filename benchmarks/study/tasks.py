@@ -18,8 +18,10 @@ PROBLEMS = 200  # of the validation and of the test
 SFT_STEPS = 900
 HARD_SIZES = (5,)  # numbers in a puzzle
 HARD_TRAIN_PUZZLES = 200
-SUM_OPTIONS = {"min_terms": 2, "max_terms": 3, "min_digits": 1, "max_digits": 2}
+SUM_OPTIONS = {"min_terms": 3, "max_terms": 4, "min_digits": 1, "max_digits": 1}
+SUM_PROBLEMS = 20_000  # of some 84,000 that there are
 SUM_TRAIN_PROBLEMS = 2000
+SUM_SFT_STEPS = 500
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ def prepare_hard_countdown(folder: Path, seed: int = 0) -> None:
 
 
 def make_sums(count: int, seed: int) -> list[dict[str, str]]:
-    """Problems of reasoning-gym's `chain_sum`, each as `57+87-70=`: of its sentence, the part that differs."""
+    """Problems of reasoning-gym's `chain_sum`, each as `5+8-7=`: of its sentence, the part that differs."""
     from examples.reasoning_gym.prepare import make_rows  # reasoning-gym is an extra of the project
 
     rows = []
@@ -107,15 +109,13 @@ def make_sums(count: int, seed: int) -> list[dict[str, str]]:
 
 
 def prepare_sums(folder: Path, seed: int = 0) -> None:
-    """Sums of three numbers: one right answer each, so exploration can find no other."""
+    """Sums of three or four digits: one right answer each, so there is no other to explore."""
     if (folder / "prepared").exists():
         return
     torch.set_num_threads(1)
-    held_out = 2 * PROBLEMS
-    rows = make_sums(held_out + SUM_TRAIN_PROBLEMS + SFT_STEPS * SFT_BATCH_SIZE, seed)
-    test, train, examples = rows[:held_out], rows[held_out : held_out + SUM_TRAIN_PROBLEMS], rows[held_out:]
-    random.Random(seed).shuffle(examples)
-    examples = examples[: SFT_STEPS * SFT_BATCH_SIZE]
+    rows = make_sums(SUM_PROBLEMS, seed)
+    test, train = rows[: 2 * PROBLEMS], rows[2 * PROBLEMS : 2 * PROBLEMS + SUM_TRAIN_PROBLEMS]
+    examples = random.Random(seed).choices(rows[2 * PROBLEMS :], k=SUM_SFT_STEPS * SFT_BATCH_SIZE)
     (folder / "data").mkdir(parents=True, exist_ok=True)
     for name, part in (("train", train), ("test", test)):
         (folder / "data" / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
@@ -153,11 +153,11 @@ TASKS = {
         settings={"max_completion_length": 20},
     ),
     "sums": Task(
-        title="Sums of three numbers (reasoning-gym's chain_sum)",
+        title="Sums of three or four digits (reasoning-gym's chain_sum)",
         prepare=prepare_sums,
         reward=sum_reward,
         entropy_targets=(0.4, 0.6),
         level=0.5,
-        settings={"max_completion_length": 6},
+        settings={"max_completion_length": 5},
     ),
 }
