@@ -92,6 +92,11 @@ def test_differences_are_paired_by_seed():
     assert line.startswith("| OPEFO, exact | 2 | +0.000 ± 0.000 | +0.031 ± 0.000* |")
 
 
+def test_runs_of_an_arm_differ_in_their_seed_alone():
+    with pytest.raises(ValueError, match="records of 'grpo' have several learning rates"):
+        report.by_arm([make_record(seed=1, rate=1e-4), make_record(seed=2, rate=2e-4)], ARMS)
+
+
 def test_show():
     assert report.show([1.0, 2.0, 3.0], 1) == "2.0 ± 2.5"
     assert report.show([1.0, math.nan], 0) == "1 (1 of 2)"

@@ -44,9 +44,9 @@ SCORE_COLUMNS = {
     "hot@16": ("pass@16", 3),
     "hot@64": ("pass@64", 3),
     "nucleus@1": ("top-p 0.7: pass@1", 3),
-    "nucleus@16": ("pass@16", 3),
+    "nucleus@16": ("top-p 0.7: pass@16", 3),
     "cold@1": ("temperature 0.3: pass@1", 3),
-    "cold@16": ("pass@16", 3),
+    "cold@16": ("temperature 0.3: pass@16", 3),
     "distinct": ("distinct", 1),
     "distinct_correct": ("distinct, right", 2),
 }
@@ -124,12 +124,22 @@ def measure(record: Record, level: float) -> dict[str, float]:
 
 
 def by_arm(records: Sequence[Record], arms: dict[str, Arm]) -> dict[str, dict[int, Record]]:
-    """Records of tests by arm, in the order of the arms, and by seed."""
+    """
+    Records of tests by arm, in the order of the arms, and by seed.
+
+    Raises:
+        `ValueError`: if the runs of an arm differ in more than their seed.
+    """
     grouped: dict[str, dict[int, Record]] = {}
     for name in arms:
-        runs = {record["seed"]: record for record in records if record["arm"] == name and record["split"] == "test"}
+        runs = [record for record in records if record["arm"] == name and record["split"] == "test"]
+        if len({(run["learning_rate"], run["steps"]) for run in runs}) > 1:
+            raise ValueError(
+                f"The records of {name!r} have several learning rates or numbers of steps, which are not one line of "
+                "a table: delete those that are out of date from `records.jsonl`."
+            )
         if runs:
-            grouped[name] = dict(sorted(runs.items()))
+            grouped[name] = {run["seed"]: run for run in sorted(runs, key=lambda run: run["seed"])}
     return grouped
 
 
@@ -228,7 +238,6 @@ def draw_entropy(axes: "Axes", groups: dict[str, dict[int, Record]], styles: dic
             axes.fill_between(range(1, steps + 1), centre - half, centre + half, **band)
     axes.set_xlabel("rollout batches")
     axes.set_ylabel("nats per token")
-    axes.set_ylim(bottom=0)
 
 
 def draw(groups: dict[str, dict[int, Record]], arms: dict[str, Arm], task: Task, path: Path) -> None:
@@ -257,6 +266,9 @@ def draw(groups: dict[str, dict[int, Record]], arms: dict[str, Arm], task: Task,
         for target in task.entropy_targets:
             axes.axhline(target, color="0.25", linestyle=":", linewidth=1.0)
         axes.set_title(f"Entropy, {title} (dotted: targets)", loc="left", fontsize=11)
+    highest = max(panels[panel].get_ylim()[1] for panel in "AB")
+    for panel in "AB":
+        panels[panel].set_ylim(0, highest)
     for panel, (sampling, title) in zip("CDE", SAMPLINGS.items(), strict=True):
         axes = panels[panel]
         for name, runs in groups.items():

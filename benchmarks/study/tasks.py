@@ -141,7 +141,7 @@ TASKS = {
         prepare=prepare_countdown,
         reward=countdown_reward,
         entropy_targets=(0.4, 0.6),
-        level=0.25,
+        level=0.3,
         settings={"max_completion_length": 16},
     ),
     "countdown_hard": Task(
