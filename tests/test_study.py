@@ -2,7 +2,9 @@
 
 import json
 import math
+import re
 import time
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,8 @@ from benchmarks.study import __main__ as study
 from benchmarks.study import report
 from benchmarks.study.arms import make_arms
 from benchmarks.study.run import Arguments, make_config
-from benchmarks.study.tasks import TASKS, read_problems, sum_reward
+from benchmarks.study.tasks import HARD_SIZES, TASKS, make_sums, read_problems, sum_reward
+from examples.countdown.countdown import generate_puzzles, is_solution
 
 
 TASK = TASKS["countdown"]
@@ -194,10 +197,25 @@ def test_validation_and_test_are_apart(tmp_path):
         read_problems(tmp_path, "train")
 
 
+@pytest.mark.slow  # needs an extra
 def test_sums_count_exact_answers_alone():
-    pytest.importorskip("reasoning_gym")
     entry = json.dumps({"question": "", "answer": "12", "metadata": {"source_dataset": "chain_sum"}})
     assert sum_reward(["12", "121", "-12", ""], [entry] * 4) == [1.0, 0.0, 0.0, 0.0]
+
+
+@pytest.mark.slow  # needs an extra
+def test_sums_are_lines_of_three_or_four_digits():
+    rows = make_sums(50, seed=0)
+    assert {len(row["prompt"]) for row in rows} == {6, 8}
+    for row in rows:
+        assert re.fullmatch(r"\d([+-]\d){2,3}=", row["prompt"])
+        assert sum_reward([str(eval(row["prompt"][:-1]))], [row["entry"]]) == [1.0]
+
+
+def test_hard_puzzles_are_longer():
+    puzzles = list(islice(generate_puzzles(0, sizes=HARD_SIZES), 20))
+    assert {len(puzzle.numbers) for puzzle in puzzles} == {5}
+    assert all(is_solution(puzzle.solution, list(puzzle.numbers), puzzle.target) for puzzle in puzzles)
 
 
 def test_report_is_written(tmp_path: Path):

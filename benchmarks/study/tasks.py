@@ -17,7 +17,7 @@ from examples.countdown.prepare import SFT_BATCH_SIZE, prepare, split_puzzles, t
 PROBLEMS = 200  # of the validation and of the test
 SFT_STEPS = 900
 HARD_SIZES = (5,)  # numbers in a puzzle
-HARD_TRAIN_PUZZLES = 200
+HARD_TRAIN_PUZZLES = 64
 SUM_OPTIONS = {"min_terms": 3, "max_terms": 4, "min_digits": 1, "max_digits": 1}
 SUM_PROBLEMS = 20_000  # of some 84,000 that there are
 SUM_TRAIN_PROBLEMS = 2000
