@@ -78,7 +78,7 @@ def test_measure_by_hand():
 def test_excursions_count_from_the_target_in_the_second_half():
     # Target 0.4; the half before step 20, where it is 0.2 off, does not count; windows of ten from 0.5 to 0.45
     entropy = [0.2] * 20 + [0.5] * 10 + [0.4, 0.5] * 5
-    record = make_record("opefo_low")
+    record = make_record("opefo_low", entropy_target=0.4)
     record["curves"]["entropy"] = entropy
     numbers = report.measure(record, 0.25)
     assert numbers["distance"] == pytest.approx(0.05)

@@ -314,8 +314,8 @@ def write_report(folder: Path) -> str:
     chosen = choose_learning_rates(records)
     text = f"""# {task.title}
 
-Mean ± half of the 95 % interval (Student's t) over seeds. {", ".join(map(str, steps))} rollout batches of 64
-completions; {problems} problems that neither training nor tuning has seen. Without another name, sampled at
+Mean ± half of the 95 % interval (Student's t) over seeds. {", ".join(map(str, steps))} rollout batches of
+{task.batch_size} completions; {problems} problems that neither training nor tuning has seen. Unless said, sampled at
 temperature 1: 64 answers to each problem, 16 with top-p 0.7 and at temperature 0.3. Entropy in nats per token, over
 {EDGE} batches at the start and at the end. distance, worst: from the arm's target, else from its own start, at the
 end and at most in the second half. distinct: different answers of 64, and different right ones. steps to level:

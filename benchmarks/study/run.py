@@ -23,7 +23,6 @@ from opefo_trl import OPEFOConfig, OPEFOTrainer
 from opefo_trl.sampling import Sampling, TransformersSampler
 
 
-BATCH_SIZE = 64  # completions of a rollout batch
 TEST_BATCH_SIZE = 1600  # completions at once
 PACKAGES = ("opefo_trl", "trl", "transformers", "torch")
 CURVES = {"entropy": "entropy", "reward": "reward", "entropy_flow/coefficient": "coefficient"}
@@ -60,7 +59,7 @@ def make_config(task: Task, arm: Arm, arguments: Arguments, output_dir: str) -> 
         seed=arguments.seed,
         learning_rate=arguments.learning_rate,
         max_steps=arguments.steps * arm.updates,
-        per_device_train_batch_size=BATCH_SIZE // arm.updates,
+        per_device_train_batch_size=task.batch_size // arm.updates,
         steps_per_generation=arm.updates,
         gradient_accumulation_steps=1,
         num_generations=8,

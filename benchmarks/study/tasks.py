@@ -44,6 +44,8 @@ class Task:
             Training reward to count the steps to.
         steps (`int`, *optional*, defaults to `300`):
             Rollout batches of a run.
+        batch_size (`int`, *optional*, defaults to `64`):
+            Completions of a rollout batch.
         settings (`dict[str, Any]`, *optional*):
             Fields of [`~opefo_trl.OPEFOConfig`] that belong to the task.
     """
@@ -54,6 +56,7 @@ class Task:
     entropy_targets: tuple[float, float]
     level: float
     steps: int = 300
+    batch_size: int = 64
     settings: dict[str, Any] = field(default_factory=dict)
 
 
@@ -140,7 +143,7 @@ TASKS = {
         title="Countdown, 3 or 4 numbers",
         prepare=prepare_countdown,
         reward=countdown_reward,
-        entropy_targets=(0.4, 0.6),
+        entropy_targets=(0.45, 0.6),
         level=0.3,
         settings={"max_completion_length": 16},
     ),
@@ -148,7 +151,7 @@ TASKS = {
         title=f"Countdown, {HARD_SIZES[0]} numbers, {HARD_TRAIN_PUZZLES} puzzles to train on",
         prepare=prepare_hard_countdown,
         reward=countdown_reward,
-        entropy_targets=(0.4, 0.6),
+        entropy_targets=(0.5, 0.7),
         level=0.25,
         settings={"max_completion_length": 20},
     ),
@@ -156,8 +159,10 @@ TASKS = {
         title="Sums of three or four digits (reasoning-gym's chain_sum)",
         prepare=prepare_sums,
         reward=sum_reward,
-        entropy_targets=(0.4, 0.6),
-        level=0.5,
+        entropy_targets=(0.5, 0.6),
+        level=0.4,
+        steps=250,
+        batch_size=256,
         settings={"max_completion_length": 5},
     ),
 }
