@@ -4,6 +4,7 @@ import dataclasses
 import json
 
 import pytest
+from transformers import set_seed
 
 from benchmarks.study import run as study_run
 from benchmarks.study.run import Arguments, Draw, run
@@ -22,6 +23,7 @@ def ones_reward(completions, **kwargs):
 def folder(tmp_path_factory):
     """A prepared task, whose model is not taught anything."""
     folder = tmp_path_factory.mktemp("task")
+    set_seed(0)
     tokenizer = build_tokenizer()
     build_model(tokenizer).save_pretrained(folder / "base")
     tokenizer.save_pretrained(folder / "base")

@@ -48,8 +48,9 @@ class RivalTrainer(OPEFOTrainer):
             advantages, mask = inputs["advantages"].unsqueeze(1), self._loss_mask(inputs)  # (B, 1), (B, T)
             changed = self.rule(advantages, inputs["flow_logps"], inputs["flow_entropies"], mask)  # (B, T)
             relevant = (advantages != 0) & mask.bool()  # (B, T)
-            share = ((changed != advantages) & relevant).sum() / relevant.sum().clamp(min=1)
-            self._metrics["train"]["changed_share"].append(share.item())
+            if relevant.any():
+                share = (changed != advantages)[relevant].float().mean()
+                self._metrics["train"]["changed_share"].append(share.item())
             inputs["advantages"] = changed
         return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
