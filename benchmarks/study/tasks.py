@@ -161,7 +161,7 @@ TASKS = {
         reward=sum_reward,
         entropy_targets=(0.5, 0.6),
         level=0.4,
-        steps=250,
+        steps=200,
         batch_size=256,
         settings={"max_completion_length": 5},
     ),
