@@ -4,7 +4,7 @@ A prompt is the text `3 4 7 7>21=`, and a solution is an expression such as `7+7
 """
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 
@@ -150,7 +150,7 @@ class Puzzle:
         return f"{' '.join(map(str, self.numbers))}>{self.target}="
 
 
-def generate_puzzles(seed: int) -> Iterator[Puzzle]:
+def generate_puzzles(seed: int, sizes: Sequence[int] = NUMBERS_PER_PUZZLE) -> Iterator[Puzzle]:
     """
     Generates puzzles without end. Each is solvable, being made from a random expression; one puzzle comes back with
     other solutions as often as it has them.
@@ -158,13 +158,15 @@ def generate_puzzles(seed: int) -> Iterator[Puzzle]:
     Args:
         seed (`int`):
             Seed of the sequence: equal seeds generate equal puzzles.
+        sizes (`Sequence[int]`, *optional*, defaults to `(3, 4)`):
+            How many numbers a puzzle may have, each as often.
 
     Yields:
         [`Puzzle`]
     """
     rng = random.Random(seed)
     while True:
-        numbers = [rng.randint(1, LARGEST_NUMBER) for _ in range(rng.choice(NUMBERS_PER_PUZZLE))]
+        numbers = [rng.randint(1, LARGEST_NUMBER) for _ in range(rng.choice(sizes))]
         solution, _ = _random_expression(numbers, rng)
         target, _ = evaluate(solution)
         if 1 <= target <= LARGEST_TARGET:

@@ -95,8 +95,8 @@ def write_puzzles(puzzles: list[Puzzle], path: Path) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def teach(examples: list[Puzzle], output_dir: Path, seed: int) -> None:
-    """Teaches a fresh model the solution of every example, once each, and saves it with its tokenizer."""
+def teach(prompts: list[str], solutions: list[str], output_dir: Path, seed: int) -> None:
+    """Teaches a fresh model the solution of every prompt, once each, and saves it with its tokenizer."""
     set_seed(seed)
     tokenizer = build_tokenizer()
     trainer = SFTTrainer(
@@ -119,12 +119,7 @@ def teach(examples: list[Puzzle], output_dir: Path, seed: int) -> None:
             save_strategy="no",
             report_to="none",
         ),
-        train_dataset=Dataset.from_dict(
-            {
-                "prompt": [example.prompt for example in examples],
-                "completion": [example.solution for example in examples],
-            }
-        ),
+        train_dataset=Dataset.from_dict({"prompt": prompts, "completion": solutions}),
         processing_class=tokenizer,
     )
     trainer.train()
@@ -163,7 +158,8 @@ def prepare(output_dir: Path, sft_steps: int = 900, seed: int = 0) -> None:
     held_out = {puzzle.prompt for puzzle in test}
     unseen = (puzzle for puzzle in puzzles if puzzle.prompt not in held_out)
     count = sft_steps * SFT_BATCH_SIZE
-    teach(list(tqdm(islice(unseen, count), "Examples", count)), output_dir / "base", seed)
+    examples = list(tqdm(islice(unseen, count), "Examples", count))
+    teach([e.prompt for e in examples], [e.solution for e in examples], output_dir / "base", seed)
     finished.write_text(json.dumps(arguments) + "\n")  # written last: it says that all the rest is complete
 
 

@@ -1,0 +1,354 @@
+"""The records of a task as tables and a picture.
+
+python -m benchmarks.study.report outputs/study/countdown
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from math import sqrt
+from pathlib import Path
+from statistics import mean, stdev
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from benchmarks.study.arms import Arm, make_arms
+from benchmarks.study.tasks import TASKS, Task
+from opefo_trl.plot import COLOURS, smooth
+from opefo_trl.scores import pass_at_k
+
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+Record = dict[str, Any]
+# 0.975 quantiles of Student's t distribution for 1, 2, … degrees of freedom
+T_QUANTILES = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145)
+BASELINE = "grpo"
+EDGE = 10  # steps behind "at the start", "at the end" and an excursion
+REWARD_WINDOW = 20  # steps of training reward that stand for pass@1 during the training
+SAMPLINGS = {"hot": "temperature 1", "nucleus": "temperature 1, top-p 0.7", "cold": "temperature 0.3"}
+# Keys and heads of the columns, with their digits
+ENTROPY_COLUMNS = {
+    "start": ("entropy, start", 3),
+    "end": ("end", 3),
+    "distance": ("distance", 3),
+    "worst": ("worst", 3),
+}
+SCORE_COLUMNS = {
+    "hot@1": ("pass@1", 3),
+    "hot@4": ("pass@4", 3),
+    "hot@16": ("pass@16", 3),
+    "hot@64": ("pass@64", 3),
+    "nucleus@1": ("top-p 0.7: pass@1", 3),
+    "nucleus@16": ("top-p 0.7: pass@16", 3),
+    "cold@1": ("temperature 0.3: pass@1", 3),
+    "cold@16": ("temperature 0.3: pass@16", 3),
+    "distinct": ("distinct", 1),
+    "distinct_correct": ("distinct, right", 2),
+}
+TRAINING_COLUMNS = {"steps_to_level": ("steps to level", 0), "train_seconds": ("seconds", 0)}
+COLUMNS = {**ENTROPY_COLUMNS, **SCORE_COLUMNS, **TRAINING_COLUMNS}
+
+
+def read_records(path: Path) -> list[Record]:
+    """
+    Raises:
+        `ValueError`: if a line is broken, with its number.
+    """
+    records = []
+    for number, line in enumerate(path.read_text().splitlines() if path.exists() else [], 1):
+        try:
+            records.append(json.loads(line))
+        except ValueError as error:
+            raise ValueError(f"Line {number} of {path} is not JSON ({error}): delete it, and run again.") from error
+    return records
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """
+    Mean and half the width of its 95 % interval by Student's t; the half-width of a single value is NaN.
+
+    Raises:
+        `ValueError`: if there are more values than the table of quantiles reaches.
+    """
+    if len(values) < 2:
+        return mean(values), float("nan")
+    if len(values) > len(T_QUANTILES) + 1:
+        raise ValueError(
+            f"{len(values)} seeds, but the table of t quantiles ends at {len(T_QUANTILES) + 1}: extend it."
+        )
+    return mean(values), T_QUANTILES[len(values) - 2] * stdev(values) / sqrt(len(values))
+
+
+def steps_to(rewards: Sequence[float], level: float) -> float:
+    """Steps until the mean of the last [`REWARD_WINDOW`] rewards reaches the level; NaN if it never does."""
+    for step in range(REWARD_WINDOW, len(rewards) + 1):
+        if mean(rewards[step - REWARD_WINDOW : step]) >= level:
+            return step
+    return float("nan")
+
+
+def measure(record: Record, level: float) -> dict[str, float]:
+    """
+    The numbers of one run, by the keys of [`COLUMNS`]; a base model has no others than its scores.
+
+    `distance` and `worst` are in nats from the arm's entropy target, or without one from the entropy at the start:
+    that of the end, and the largest of any mean over [`EDGE`] steps in the second half of the run.
+    """
+    numbers = {}
+    for name, result in record["tests"].items():
+        for k in (1, 4, 16, 64):
+            if k <= result["samples"]:
+                numbers[f"{name}@{k}"] = mean(pass_at_k(result["samples"], right, k) for right in result["correct"])
+    hot = record["tests"].get("hot", {})
+    numbers |= {key: hot[key] for key in ("distinct", "distinct_correct") if key in hot}
+    if "curves" not in record:
+        return numbers
+    entropies = record["curves"]["entropy"]
+    start, end = mean(entropies[:EDGE]), mean(entropies[-EDGE:])
+    reference = start if record["entropy_target"] is None else record["entropy_target"]
+    second_half = entropies[len(entropies) // 2 :]
+    windows = [mean(second_half[i : i + EDGE]) for i in range(max(1, len(second_half) - EDGE + 1))]
+    return numbers | {
+        "start": start,
+        "end": end,
+        "distance": abs(end - reference),
+        "worst": max(abs(window - reference) for window in windows),
+        "steps_to_level": steps_to(record["curves"]["reward"], level),
+        "train_seconds": record["train_seconds"],
+    }
+
+
+def by_arm(records: Sequence[Record], arms: dict[str, Arm]) -> dict[str, dict[int, Record]]:
+    """
+    Records of tests by arm, in the order of the arms, and by seed.
+
+    Raises:
+        `ValueError`: if the runs of an arm differ in more than their seed.
+    """
+    grouped: dict[str, dict[int, Record]] = {}
+    for name in arms:
+        runs = [record for record in records if record["arm"] == name and record["split"] == "test"]
+        if len({(run["learning_rate"], run["steps"]) for run in runs}) > 1:
+            raise ValueError(
+                f"The records of {name!r} have several learning rates or numbers of steps, which are not one line of "
+                "a table: delete those that are out of date from `records.jsonl`."
+            )
+        if runs:
+            grouped[name] = {run["seed"]: run for run in sorted(runs, key=lambda run: run["seed"])}
+    return grouped
+
+
+def choose_learning_rates(records: Sequence[Record]) -> dict[str, dict[float, float]]:
+    """
+    Scores on the validation problems: of each arm, by learning rate, the mean pass@1 over seeds, best first.
+
+    Raises:
+        `ValueError`: if the arms were not given the same learning rates and seeds.
+    """
+    scores: dict[str, dict[float, dict[int, float]]] = {}
+    for record in records:
+        if record["split"] == "validation":
+            rates = scores.setdefault(record["arm"], {})
+            rates.setdefault(record["learning_rate"], {})[record["seed"]] = measure(record, 0.0)["nucleus@1"]
+    grids = {
+        arm: sorted((rate, seed) for rate, seeds in rates.items() for seed in seeds) for arm, rates in scores.items()
+    }
+    for arm, grid in grids.items():
+        first, reference = next(iter(grids.items()))
+        if grid != reference:
+            raise ValueError(
+                f"Arms {first!r} and {arm!r} were not tuned alike, (learning rate, seed) {reference} and {grid}: run "
+                "the grid for all arms with the same `--learning_rates` and `--seeds`."
+            )
+    means = {arm: {rate: mean(seeds.values()) for rate, seeds in rates.items()} for arm, rates in scores.items()}
+    return {arm: dict(sorted(rates.items(), key=lambda item: -item[1])) for arm, rates in means.items()}
+
+
+def show(values: Sequence[float], digits: int) -> str:
+    """`mean ± half-width`; where some runs have no value, of the rest, with their number."""
+    finite = [value for value in values if np.isfinite(value)]
+    if not finite:
+        return "never" if values else ""
+    centre, half = interval(finite)
+    text = f"{centre:.{digits}f}" + (f" ± {half:.{digits}f}" if np.isfinite(half) else "")
+    return text if len(finite) == len(values) else f"{text} ({len(finite)} of {len(values)})"
+
+
+def markdown(head: list[str], rows: list[list[str]]) -> str:
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in [head, ["---"] * len(head), *rows])
+
+
+def make_table(groups: dict[str, dict[int, Record]], arms: dict[str, Arm], level: float) -> str:
+    """One line per arm: mean and 95 % interval over its seeds."""
+    rows = []
+    for name, runs in groups.items():
+        measured = [measure(run, level) for run in runs.values()]
+        rate = f"{next(iter(runs.values()))['learning_rate']:g}" if arms[name].updates else ""
+        cells = [
+            show([numbers[key] for numbers in measured if key in numbers], digits)
+            for key, (_, digits) in COLUMNS.items()
+        ]
+        rows.append([arms[name].label, rate, str(len(runs)), *cells])
+    return markdown(["arm", "learning rate", "seeds", *(head for head, _ in COLUMNS.values())], rows)
+
+
+def make_paired_table(groups: dict[str, dict[int, Record]], arms: dict[str, Arm], level: float) -> str:
+    """One line per arm: its difference to strict GRPO with the same seed, `*` where the interval leaves out 0."""
+    columns = {"end": ("entropy, end", 3), **SCORE_COLUMNS}
+    baseline = {seed: measure(run, level) for seed, run in groups.get(BASELINE, {}).items()}
+    rows = []
+    for name, runs in groups.items():
+        pairs = [(measure(run, level), baseline[seed]) for seed, run in runs.items() if seed in baseline]
+        if name == BASELINE or not arms[name].updates or not pairs:
+            continue
+        cells = []
+        for key, (_, digits) in columns.items():
+            centre, half = interval([numbers[key] - other[key] for numbers, other in pairs])
+            width = f" ± {half:.{digits}f}" if np.isfinite(half) else ""
+            cells.append(f"{centre:+.{digits}f}{width}{'*' if abs(centre) > half else ''}")
+        rows.append([arms[name].label, str(len(pairs)), *cells])
+    return markdown(["arm", "pairs", *(head for head, _ in columns.values())], rows)
+
+
+def make_rates_table(chosen: dict[str, dict[float, float]], arms: dict[str, Arm]) -> str:
+    """One line per arm: pass@1 on the validation problems of each learning rate."""
+    rates = sorted({rate for scores in chosen.values() for rate in scores})
+    rows = [
+        [arms[name].label, *(f"{scores[rate]:.3f}" for rate in rates), f"{next(iter(scores)):g}"]
+        for name, scores in chosen.items()
+    ]
+    return markdown(["arm", *(f"{rate:g}" for rate in rates), "chosen"], rows)
+
+
+def draw_entropy(axes: "Axes", groups: dict[str, dict[int, Record]], styles: dict[str, dict[str, Any]]) -> None:
+    for name, style in styles.items():
+        curves = [run["curves"]["entropy"] for run in groups[name].values()]
+        steps = min(map(len, curves))
+        smoothed = smooth(np.array([curve[:steps] for curve in curves]))  # (seeds, steps)
+        pairs = [interval(list(values)) for values in smoothed.T]
+        centre, half = np.array(pairs).T  # (steps,), (steps,)
+        axes.plot(range(1, steps + 1), centre, color=style["color"], linestyle=style["linestyle"], linewidth=1.8)
+        if len(curves) > 1:
+            band = {"color": style["color"], "alpha": 0.12, "linewidth": 0}
+            axes.fill_between(range(1, steps + 1), centre - half, centre + half, **band)
+    axes.set_xlabel("rollout batches")
+    axes.set_ylabel("nats per token")
+
+
+def draw(groups: dict[str, dict[int, Record]], arms: dict[str, Arm], task: Task, path: Path) -> None:
+    """
+    Draw the entropy of all arms over the steps, and pass@16 over pass@1 for each sampling; bands and bars are 95 %
+    intervals over the seeds.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+    trained = [name for name in arms if arms[name].updates]
+    ours, rivals = trained[: len(COLOURS)], trained[len(COLOURS) :]
+    styles: dict[str, dict[str, Any]] = {
+        name: {"color": colour, "linestyle": line, "marker": marker, "markerfacecolor": face or colour}
+        for names, line, marker, face in ((ours, "-", "o", None), (rivals, "--", "s", "white"))
+        for name, colour in zip(names, COLOURS, strict=True)
+        if name in groups
+    }
+    figure = Figure(figsize=(14.0, 9.5), layout="constrained")
+    panels = figure.subplot_mosaic("AAABBB;CCDDEE")  # type: ignore[arg-type]
+    for panel, names, title in (("A", ours, "GRPO and OPEFO"), ("B", rivals, "other controls; grey: strict GRPO")):
+        axes = panels[panel]
+        if names is rivals and BASELINE in groups:
+            draw_entropy(axes, groups, {BASELINE: {"color": "0.6", "linestyle": "-"}})
+        draw_entropy(axes, groups, {name: styles[name] for name in names if name in styles})
+        for target in task.entropy_targets:
+            axes.axhline(target, color="0.25", linestyle=":", linewidth=1.0)
+        axes.set_title(f"Entropy, {title} (dotted: targets)", loc="left", fontsize=11)
+    highest = max(panels[panel].get_ylim()[1] for panel in "AB")
+    for panel in "AB":
+        panels[panel].set_ylim(0, highest)
+    for panel, (sampling, title) in zip("CDE", SAMPLINGS.items(), strict=True):
+        axes = panels[panel]
+        for name, runs in groups.items():
+            measured = [measure(run, task.level) for run in runs.values()]
+            (x, dx), (y, dy) = (interval([numbers[f"{sampling}@{k}"] for numbers in measured]) for k in (1, 16))
+            look = styles.get(name, {"color": "black", "marker": "*", "markersize": 11})
+            axes.errorbar(x, y, dy, dx, **{**look, "linestyle": "none", "elinewidth": 0.8})
+        axes.set_title(f"{title[0].upper()}{title[1:]} (star: base)", loc="left", fontsize=11)
+        axes.set_xlabel("pass@1")
+        axes.set_ylabel("pass@16")
+    for axes in panels.values():
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    handles = [Line2D([], [], **style, label=arms[name].label) for name, style in styles.items()]
+    figure.legend(handles=handles, loc="outside upper center", ncols=5, frameon=False)
+    figure.savefig(path, dpi=130)
+
+
+def write_report(folder: Path) -> str:
+    """
+    Write `table.md` and `study.png` beside the records.
+
+    Args:
+        folder (`Path`):
+            Folder that holds `records.jsonl` of one task.
+
+    Returns:
+        `str`: what `table.md` holds.
+
+    Raises:
+        `ValueError`: if there is no record of a test.
+    """
+    records = read_records(folder / "records.jsonl")
+    tested = [record for record in records if record["split"] == "test"]
+    if not tested:
+        raise ValueError(f"{folder / 'records.jsonl'} holds no record of a test: run the study first.")
+    task = TASKS[tested[0]["task"]]
+    arms = make_arms(task)
+    groups = by_arm(records, arms)
+    steps = sorted({record["steps"] for record in tested if "curves" in record})
+    versions = "; ".join(sorted({", ".join(f"{k} {v}" for k, v in r["versions"].items()) for r in tested}))
+    problems = len(next(iter(tested[0]["tests"].values()))["correct"])
+    chosen = choose_learning_rates(records)
+    text = f"""# {task.title}
+
+Mean ± half of the 95 % interval (Student's t) over seeds. {", ".join(map(str, steps))} rollout batches of
+{task.batch_size} completions; {problems} problems that neither training nor tuning has seen. Unless said, sampled at
+temperature 1: 64 answers to each problem, 16 with top-p 0.7 and at temperature 0.3. Entropy in nats per token, over
+{EDGE} batches at the start and at the end. distance, worst: from the arm's target, else from its own start, at the
+end and at most in the second half. distinct: different answers of 64, and different right ones. steps to level:
+rollout batches until the training reward, a mean of {REWARD_WINDOW}, reaches {task.level:g}. seconds: of the training,
+several at a time on one machine.
+
+{make_table(groups, arms, task.level)}
+
+Difference to strict GRPO with the same seed; `*`: the interval leaves out 0, not corrected for the number of
+comparisons.
+
+{make_paired_table(groups, arms, task.level)}
+"""
+    if chosen:
+        text += f"""
+Learning rates, by pass@1 with top-p 0.7 on validation problems, neither trained nor tested on:
+
+{make_rates_table(chosen, arms)}
+"""
+    text += f"\n{versions}.\n"
+    (folder / "table.md").write_text(text)
+    draw(groups, arms, task, folder / "study.png")
+    return text
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Writes the tables and the picture of a task's records.")
+    parser.add_argument("folder", type=Path, help="folder that holds `records.jsonl`")
+    try:
+        print(write_report(parser.parse_args().folder))
+    except ValueError as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,168 @@
+"""The study's tasks: problems, a base model taught on problems of the same kind, a reward, and the size of a run."""
+
+import json
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from examples.countdown.countdown import countdown_reward, generate_puzzles
+from examples.countdown.prepare import SFT_BATCH_SIZE, prepare, split_puzzles, teach, write_puzzles
+
+
+PROBLEMS = 200  # of the validation and of the test
+SFT_STEPS = 900
+HARD_SIZES = (5,)  # numbers in a puzzle
+HARD_TRAIN_PUZZLES = 64
+SUM_OPTIONS = {"min_terms": 3, "max_terms": 4, "min_digits": 1, "max_digits": 1}
+SUM_PROBLEMS = 20_000  # of some 84,000 that there are
+SUM_TRAIN_PROBLEMS = 2000
+SUM_SFT_STEPS = 500
+
+
+@dataclass(frozen=True)
+class Task:
+    """
+    One kind of problem and how long a run trains on it.
+
+    Args:
+        title (`str`):
+            For the head of the report.
+        prepare (`Callable[[Path], None]`):
+            Writes into a folder `data/train.jsonl` and `data/test.jsonl` (`prompt` and the reward's columns), the
+            latter of at least 2 × [`PROBLEMS`] rows, and the model `base`. Does nothing where that is done.
+        reward (`Callable`):
+            Reward function for TRL: 1.0 for a right answer.
+        entropy_targets (`tuple[float, float]`):
+            A low and a high level of entropy, in nats per token. The first is also the level that every rival with a
+            target or a threshold of entropy is given.
+        level (`float`):
+            Training reward to count the steps to.
+        steps (`int`, *optional*, defaults to `300`):
+            Rollout batches of a run.
+        batch_size (`int`, *optional*, defaults to `64`):
+            Completions of a rollout batch.
+        settings (`dict[str, Any]`, *optional*):
+            Fields of [`~opefo_trl.OPEFOConfig`] that belong to the task.
+    """
+
+    title: str
+    prepare: Callable[[Path], None]
+    reward: Callable[..., list[float]]
+    entropy_targets: tuple[float, float]
+    level: float
+    steps: int = 300
+    batch_size: int = 64
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+def read_problems(folder: Path, split: str) -> list[dict[str, Any]]:
+    """
+    Args:
+        folder (`Path`):
+            What [`Task.prepare`] has written to.
+        split (`str`):
+            `"train"`; or `"validation"` or `"test"`, two parts of `test.jsonl`, which the base model was not taught.
+
+    Raises:
+        `ValueError`: if the folder is not prepared.
+    """
+    path = folder / "data" / ("train.jsonl" if split == "train" else "test.jsonl")
+    if not path.is_file():
+        raise ValueError(f"{path} is missing: `python -m benchmarks.study` prepares the task before it runs it.")
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    parts = {"train": rows, "validation": rows[:PROBLEMS], "test": rows[PROBLEMS : 2 * PROBLEMS]}
+    return parts[split]
+
+
+def prepare_countdown(folder: Path) -> None:
+    prepare(folder, sft_steps=SFT_STEPS)
+
+
+def prepare_hard_countdown(folder: Path, seed: int = 0) -> None:
+    """Longer puzzles, few of them, so that each is seen many times."""
+    if (folder / "prepared").exists():
+        return
+    torch.set_num_threads(1)
+    puzzles = generate_puzzles(seed, sizes=HARD_SIZES)
+    train, test = split_puzzles(puzzles, HARD_TRAIN_PUZZLES, 2 * PROBLEMS, seed)
+    (folder / "data").mkdir(parents=True, exist_ok=True)
+    write_puzzles(train, folder / "data" / "train.jsonl")
+    write_puzzles(test, folder / "data" / "test.jsonl")
+    held_out = {puzzle.prompt for puzzle in test}
+    unseen = (puzzle for puzzle in puzzles if puzzle.prompt not in held_out)
+    examples = list(islice(unseen, SFT_STEPS * SFT_BATCH_SIZE))
+    teach([e.prompt for e in examples], [e.solution for e in examples], folder / "base", seed)
+    (folder / "prepared").touch()
+
+
+def make_sums(count: int, seed: int) -> list[dict[str, str]]:
+    """Problems of reasoning-gym's `chain_sum`, each as `5+8-7=`: of its sentence, the part that differs."""
+    from examples.reasoning_gym.prepare import make_rows  # reasoning-gym is an extra of the project
+
+    rows = []
+    for row in make_rows("chain_sum", count, seed, SUM_OPTIONS):
+        _, problem = row["prompt"].rsplit(":", 1)
+        rows.append({"prompt": problem.replace(" ", ""), "entry": row["entry"]})
+    return rows
+
+
+def prepare_sums(folder: Path, seed: int = 0) -> None:
+    """Sums of three or four digits: one right answer each, so there is no other to explore."""
+    if (folder / "prepared").exists():
+        return
+    torch.set_num_threads(1)
+    rows = make_sums(SUM_PROBLEMS, seed)
+    test, train = rows[: 2 * PROBLEMS], rows[2 * PROBLEMS : 2 * PROBLEMS + SUM_TRAIN_PROBLEMS]
+    examples = random.Random(seed).choices(rows[2 * PROBLEMS :], k=SUM_SFT_STEPS * SFT_BATCH_SIZE)
+    (folder / "data").mkdir(parents=True, exist_ok=True)
+    for name, part in (("train", train), ("test", test)):
+        (folder / "data" / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
+    solutions = [json.loads(row["entry"])["answer"] for row in examples]
+    teach([row["prompt"] for row in examples], solutions, folder / "base", seed)
+    (folder / "prepared").touch()
+
+
+def sum_reward(completions: list[str], entry: list[str], **kwargs) -> list[float]:
+    """
+    Reward function for [`~trl.GRPOTrainer`]: 1.0 where the verifier of `chain_sum` finds nothing to object to, else
+    0.0. The verifier itself gives a part of the reward to a text that contains the answer.
+    """
+    from examples.reasoning_gym.reward import get_verifier
+
+    verify = get_verifier("chain_sum")
+    return [float(verify(text, json.loads(row)) == 1.0) for text, row in zip(completions, entry, strict=True)]
+
+
+TASKS = {
+    "countdown": Task(
+        title="Countdown, 3 or 4 numbers",
+        prepare=prepare_countdown,
+        reward=countdown_reward,
+        entropy_targets=(0.45, 0.6),
+        level=0.3,
+        settings={"max_completion_length": 16},
+    ),
+    "countdown_hard": Task(
+        title=f"Countdown, {HARD_SIZES[0]} numbers, {HARD_TRAIN_PUZZLES} puzzles to train on",
+        prepare=prepare_hard_countdown,
+        reward=countdown_reward,
+        entropy_targets=(0.5, 0.7),
+        level=0.25,
+        settings={"max_completion_length": 20},
+    ),
+    "sums": Task(
+        title="Sums of three or four digits (reasoning-gym's chain_sum)",
+        prepare=prepare_sums,
+        reward=sum_reward,
+        entropy_targets=(0.5, 0.6),
+        level=0.4,
+        steps=200,
+        batch_size=256,
+        settings={"max_completion_length": 5},
+    ),
+}

@@ -1,0 +1,231 @@
+"""benchmarks/study: what is run, what is kept, and the statistics of the report."""
+
+import json
+import math
+import re
+import time
+from itertools import islice
+from pathlib import Path
+
+import pytest
+
+from benchmarks.study import __main__ as study
+from benchmarks.study import report
+from benchmarks.study.arms import make_arms
+from benchmarks.study.run import Arguments, make_config
+from benchmarks.study.tasks import HARD_SIZES, TASKS, make_sums, read_problems, sum_reward
+from examples.countdown.countdown import generate_puzzles, is_solution
+
+
+TASK = TASKS["countdown"]
+ARMS = make_arms(TASK)
+
+
+def make_record(arm="grpo", seed=1, correct=(32, 0), split="test", rate=1e-4, **others):
+    """A record as `run` makes it: two problems, and entropies and rewards that are easily added up."""
+    test = {"correct": list(correct), "distinct": 10.0, "distinct_correct": 1.5}
+    record = {
+        **Arguments("countdown", arm, seed, rate, 40, split)._asdict(),
+        "updates": 1,
+        "entropy_target": ARMS[arm].entropy_target,
+        "versions": {"torch": "1"},
+        "curves": {"entropy": [0.6] * 10 + [0.5] * 20 + [0.3] * 10, "reward": [0.0] * 15 + [0.5] * 25},
+        "train_seconds": 30.0,
+        "tests": {
+            "hot": {**test, "samples": 64},
+            "nucleus": {**test, "samples": 64},
+            "cold": {**test, "samples": 64},
+        },
+    }
+    return {**record, **others}
+
+
+def test_interval_by_hand():
+    # Mean 2, deviation 1, three values: 4.303 · 1 / √3 = 2.484
+    assert report.interval([1.0, 2.0, 3.0]) == (2.0, pytest.approx(2.4843, abs=1e-4))
+    # Five values 1 … 5: deviation √2.5, 2.776 · √2.5 / √5 = 2.776 · 0.70711 = 1.963
+    assert report.interval([1.0, 2.0, 3.0, 4.0, 5.0]) == (3.0, pytest.approx(1.9629, abs=1e-4))
+    assert report.interval([4.0])[0] == 4.0 and math.isnan(report.interval([4.0])[1])
+    with pytest.raises(ValueError, match="extend it"):
+        report.interval([1.0] * 20)
+
+
+@pytest.mark.parametrize("freedom", [1, 2, 5, 14])
+def test_t_quantiles_hold_95_percent(freedom):
+    """The density of Student's t, integrated by Simpson's rule from 0 to the quantile, is 0.475."""
+    quantile = report.T_QUANTILES[freedom - 1]
+    scale = math.gamma((freedom + 1) / 2) / (math.sqrt(freedom * math.pi) * math.gamma(freedom / 2))
+    steps = 2000
+    heights = [scale * (1 + (quantile * i / steps) ** 2 / freedom) ** (-(freedom + 1) / 2) for i in range(steps + 1)]
+    area = quantile / steps / 3 * (heights[0] + heights[-1] + 4 * sum(heights[1:-1:2]) + 2 * sum(heights[2:-1:2]))
+    assert area == pytest.approx(0.475, abs=2e-5)
+
+
+def test_measure_by_hand():
+    numbers = report.measure(make_record(), level=0.25)
+    # 32 of 64 right in one of two problems. pass@4 = (1 − 32·31·30·29 / (64·63·62·61)) / 2 = (1 − 0.056597) / 2
+    assert numbers["hot@1"] == 0.25
+    assert numbers["hot@4"] == pytest.approx(0.471702, abs=1e-6)
+    assert numbers["hot@64"] == 0.5
+    # Without a target the reference is the start, 0.6. Second half: 0.5 ten times, then 0.3 ten times
+    assert numbers["start"] == pytest.approx(0.6) and numbers["end"] == pytest.approx(0.3)
+    assert numbers["distance"] == numbers["worst"] == pytest.approx(0.3)
+    # The mean of 20 rewards of which ten are 0.5 is 0.25; the first such window ends with the 25th
+    assert numbers["steps_to_level"] == 25
+    assert math.isnan(report.measure(make_record(), level=0.6)["steps_to_level"])
+
+
+def test_excursions_count_from_the_target_in_the_second_half():
+    # Target 0.4; the half before step 20, where it is 0.2 off, does not count; windows of ten from 0.5 to 0.45
+    entropy = [0.2] * 20 + [0.5] * 10 + [0.4, 0.5] * 5
+    record = make_record("opefo_low", entropy_target=0.4)
+    record["curves"]["entropy"] = entropy
+    numbers = report.measure(record, 0.25)
+    assert numbers["distance"] == pytest.approx(0.05)
+    assert numbers["worst"] == pytest.approx(0.1)
+
+
+def test_differences_are_paired_by_seed():
+    # pass@1 of GRPO with seeds 1, 2, 3: 16, 24, 32 of 128; of OPEFO with 3, 2: 36, 28. Differences 4/128 both times,
+    # so no width; seed 1 has no partner, without pairing OPEFO would lead by 8/128.
+    records = [make_record("grpo", seed, (right, 0)) for seed, right in ((1, 16), (2, 24), (3, 32))]
+    records += [make_record("opefo", seed, (right, 0)) for seed, right in ((3, 36), (2, 28))]
+    table = report.make_paired_table(report.by_arm(records, ARMS), ARMS, 0.25)
+    *_, line = table.splitlines()
+    assert line.startswith("| OPEFO, exact | 2 | +0.000 ± 0.000 | +0.031 ± 0.000* |")
+
+
+def test_runs_of_an_arm_differ_in_their_seed_alone():
+    with pytest.raises(ValueError, match="records of 'grpo' have several learning rates"):
+        report.by_arm([make_record(seed=1, rate=1e-4), make_record(seed=2, rate=2e-4)], ARMS)
+
+
+def test_show():
+    assert report.show([1.0, 2.0, 3.0], 1) == "2.0 ± 2.5"
+    assert report.show([1.0, math.nan], 0) == "1 (1 of 2)"
+    assert report.show([math.nan], 0) == "never"
+    assert report.show([], 0) == ""
+
+
+def test_the_best_learning_rate_wins_and_all_arms_get_the_same_grid():
+    records = [
+        make_record(arm, seed, (right, 0), "validation", rate)
+        for arm, rate, rights in (("grpo", 1e-4, (10, 20)), ("grpo", 2e-4, (19, 13)), ("opefo", 1e-4, (5, 5)))
+        for seed, right in zip((101, 102), rights, strict=True)
+    ]
+    with pytest.raises(ValueError, match="'grpo' and 'opefo' were not tuned alike"):
+        report.choose_learning_rates(records)
+    records += [make_record("opefo", seed, (4, 0), "validation", 2e-4) for seed in (101, 102)]
+    # 15 of 128 against 16 of 128, and 5 against 4
+    chosen = report.choose_learning_rates(records)
+    assert list(chosen["grpo"].items()) == [(2e-4, 16 / 128), (1e-4, 15 / 128)]
+    assert next(iter(chosen["opefo"])) == 1e-4
+
+
+def test_what_is_recorded_is_not_run_again(tmp_path, monkeypatch):
+    ran = []
+
+    def run_process(arguments, folder):
+        ran.append(arguments)
+        return {**arguments._asdict(), "tests": {}}
+
+    monkeypatch.setattr(study, "run_process", run_process)
+    first = [Arguments("countdown", "grpo", seed, 1e-4, 5, "test") for seed in (1, 2)]
+    study.complete(first, tmp_path, jobs=2)
+    other_rate = first[0]._replace(learning_rate=2e-4)
+    study.complete([*first, other_rate], tmp_path, jobs=2)
+    assert sorted(ran) == sorted([*first, other_rate])
+    assert len(report.read_records(tmp_path / "records.jsonl")) == 3
+
+
+def test_a_failure_stops_what_has_not_begun_and_keeps_what_has(tmp_path, monkeypatch):
+    ran = []
+
+    def run_process(arguments, folder):
+        ran.append(arguments.seed)
+        if arguments.seed == 1:
+            raise RuntimeError("failed")
+        time.sleep(0.1)
+        return arguments._asdict()
+
+    monkeypatch.setattr(study, "run_process", run_process)
+    with pytest.raises(RuntimeError, match="failed"):
+        study.complete([Arguments("countdown", "grpo", seed, 1e-4, 5, "test") for seed in range(20)], tmp_path, jobs=2)
+    assert len(ran) < 10
+    assert {record["seed"] for record in report.read_records(tmp_path / "records.jsonl")} == {*ran} - {1}
+
+
+def test_a_broken_line_is_named(tmp_path):
+    (tmp_path / "records.jsonl").write_text('{"a": 1}\n{"a"')
+    with pytest.raises(ValueError, match="Line 2 of"):
+        report.read_records(tmp_path / "records.jsonl")
+
+
+def test_plan_runs_each_arm_with_its_own_seeds():
+    arms = {name: ARMS[name] for name in ("base", "grpo", "stare")}
+    plan = study.plan_tests(arms, "countdown", 300, {"grpo": 1e-4, "stare": 2e-4}, None)
+    assert [(run.arm, run.seed, run.steps, run.learning_rate) for run in plan] == [
+        ("base", 1, 0, 0.0),
+        ("grpo", 1, 300, 1e-4),
+        ("stare", 1, 300, 2e-4),
+        ("grpo", 2, 300, 1e-4),
+        ("stare", 2, 300, 2e-4),
+        ("grpo", 3, 300, 1e-4),
+        ("stare", 3, 300, 2e-4),
+        ("grpo", 4, 300, 1e-4),
+        ("grpo", 5, 300, 1e-4),
+    ]
+    with pytest.raises(ValueError, match="No learning rate has been chosen for grpo"):
+        study.plan_tests(arms, "countdown", 300, {"stare": 1e-4}, None)
+    assert {run.arm for run in study.plan_grid(arms, "countdown", 300, [1e-4], [101])} == {"grpo", "stare"}
+
+
+@pytest.mark.parametrize("arm", [name for name in ARMS if ARMS[name].updates])
+def test_all_arms_generate_the_same_number_of_completions(arm, tmp_path):
+    config = make_config(TASK, ARMS[arm], Arguments("countdown", arm, 1, 1e-4, 300, "test"), str(tmp_path))
+    rollouts = config.max_steps / config.steps_per_generation
+    assert (rollouts, config.generation_batch_size) == (300, 64)
+    assert config.is_on_policy == (arm != "grpo_8")
+
+
+def test_validation_and_test_are_apart(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "test.jsonl").write_text("".join(f'{{"prompt": "{i}"}}\n' for i in range(500)))
+    parts = [{row["prompt"] for row in read_problems(tmp_path, split)} for split in ("validation", "test")]
+    assert [len(part) for part in parts] == [200, 200] and not parts[0] & parts[1]
+    with pytest.raises(ValueError, match="train.jsonl is missing"):
+        read_problems(tmp_path, "train")
+
+
+@pytest.mark.slow  # needs an extra
+def test_sums_count_exact_answers_alone():
+    entry = json.dumps({"question": "", "answer": "12", "metadata": {"source_dataset": "chain_sum"}})
+    assert sum_reward(["12", "121", "-12", ""], [entry] * 4) == [1.0, 0.0, 0.0, 0.0]
+
+
+@pytest.mark.slow  # needs an extra
+def test_sums_are_lines_of_three_or_four_digits():
+    rows = make_sums(50, seed=0)
+    assert {len(row["prompt"]) for row in rows} == {6, 8}
+    for row in rows:
+        assert re.fullmatch(r"\d([+-]\d){2,3}=", row["prompt"])
+        assert sum_reward([str(eval(row["prompt"][:-1]))], [row["entry"]]) == [1.0]
+
+
+def test_hard_puzzles_are_longer():
+    puzzles = list(islice(generate_puzzles(0, sizes=HARD_SIZES), 20))
+    assert {len(puzzle.numbers) for puzzle in puzzles} == {5}
+    assert all(is_solution(puzzle.solution, list(puzzle.numbers), puzzle.target) for puzzle in puzzles)
+
+
+def test_report_is_written(tmp_path: Path):
+    records = [make_record(arm, seed) for arm in ARMS if ARMS[arm].updates for seed in (1, 2)]
+    base = make_record("base", 1)
+    del base["curves"]
+    records += [base, make_record("grpo", 101, split="validation"), make_record("opefo", 101, split="validation")]
+    (tmp_path / "records.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    text = report.write_report(tmp_path)
+    assert text == (tmp_path / "table.md").read_text()
+    assert "| base model |  | 1 |  |  |  |  | 0.250 | 0.472 |" in text
+    assert "| GRPO, strict | 0.0001 | 2 | 0.600 ± 0.000 | 0.300 ± 0.000 |" in text
+    assert (tmp_path / "study.png").stat().st_size > 10_000
