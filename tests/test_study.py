@@ -70,6 +70,7 @@ def test_measure_by_hand():
     # Without a target the reference is the start, 0.6. Second half: 0.5 ten times, then 0.3 ten times
     assert numbers["start"] == pytest.approx(0.6) and numbers["end"] == pytest.approx(0.3)
     assert numbers["distance"] == numbers["worst"] == pytest.approx(0.3)
+    assert numbers["second_half"] == pytest.approx(0.4)
     # The mean of 20 rewards of which ten are 0.5 is 0.25; the first such window ends with the 25th
     assert numbers["steps_to_level"] == 25
     assert math.isnan(report.measure(make_record(), level=0.6)["steps_to_level"])
@@ -226,6 +227,6 @@ def test_report_is_written(tmp_path: Path):
     (tmp_path / "records.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     text = report.write_report(tmp_path)
     assert text == (tmp_path / "table.md").read_text()
-    assert "| base model |  | 1 |  |  |  |  | 0.250 | 0.472 |" in text
+    assert "| base model |  | 1 |  |  |  |  |  | 0.250 | 0.472 |" in text
     assert "| GRPO, strict | 0.0001 | 2 | 0.600 ± 0.000 | 0.300 ± 0.000 |" in text
     assert (tmp_path / "study.png").stat().st_size > 10_000

@@ -1,11 +1,12 @@
 """The arms of the study: what each changes against the task's settings."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import torch
+import yaml
 
 from benchmarks.study.rivals import RepoR, clip_cov, random_drop, stare, steer
 from benchmarks.study.tasks import Task
@@ -122,3 +123,19 @@ def make_arms(task: Task) -> dict[str, Arm]:
             "random drop of 20 %", 3, grpo, lambda seed: partial(random_drop, generator=generator(seed))
         ),
     }
+
+
+def find_arm(task: Task, name: str) -> Arm:
+    """
+    An arm by its name, or one with settings of its own changed, as in `"opefo_low flow_entropy_gain=4"`.
+
+    Raises:
+        `ValueError`: if there is no such arm.
+    """
+    base, *changes = name.split()
+    arms = make_arms(task)
+    if base not in arms:
+        raise ValueError(f"There is no arm {base!r}: take one of {', '.join(arms)}.")
+    changed = {key: yaml.safe_load(value) for key, value in (change.split("=") for change in changes)}
+    target = changed.get("flow_entropy_target", arms[base].entropy_target)
+    return replace(arms[base], settings={**arms[base].settings, **changed}, entropy_target=target)

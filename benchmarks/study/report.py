@@ -35,6 +35,7 @@ SAMPLINGS = {"hot": "temperature 1", "nucleus": "temperature 1, top-p 0.7", "col
 ENTROPY_COLUMNS = {
     "start": ("entropy, start", 3),
     "end": ("end", 3),
+    "second_half": ("second half", 3),
     "distance": ("distance", 3),
     "worst": ("worst", 3),
 }
@@ -96,8 +97,9 @@ def measure(record: Record, level: float) -> dict[str, float]:
     """
     The numbers of one run, by the keys of [`COLUMNS`]; a base model has no others than its scores.
 
-    `distance` and `worst` are in nats from the arm's entropy target, or without one from the entropy at the start:
-    that of the end, and the largest of any mean over [`EDGE`] steps in the second half of the run.
+    `second_half` is the mean entropy of the second half of the run. `distance` and `worst` are in nats from the arm's
+    entropy target, or without one from the entropy at the start: that of the end, and the largest of any mean over
+    [`EDGE`] steps in the second half of the run.
     """
     numbers = {}
     for name, result in record["tests"].items():
@@ -116,6 +118,7 @@ def measure(record: Record, level: float) -> dict[str, float]:
     return numbers | {
         "start": start,
         "end": end,
+        "second_half": mean(second_half),
         "distance": abs(end - reference),
         "worst": max(abs(window - reference) for window in windows),
         "steps_to_level": steps_to(record["curves"]["reward"], level),
@@ -317,10 +320,10 @@ def write_report(folder: Path) -> str:
 Mean ± half of the 95 % interval (Student's t) over seeds. {", ".join(map(str, steps))} rollout batches of
 {task.batch_size} completions; {problems} problems that neither training nor tuning has seen. Unless said, sampled at
 temperature 1: 64 answers to each problem, 16 with top-p 0.7 and at temperature 0.3. Entropy in nats per token, over
-{EDGE} batches at the start and at the end. distance, worst: from the arm's target, else from its own start, at the
-end and at most in the second half. distinct: different answers of 64, and different right ones. steps to level:
-rollout batches until the training reward, a mean of {REWARD_WINDOW}, reaches {task.level:g}. seconds: of the training,
-several at a time on one machine.
+{EDGE} batches at the start and at the end, and over the second half. distance, worst: from the arm's target, else from
+its own start, at the end and at most in the second half. distinct: different answers of 64, and different right ones.
+steps to level: rollout batches until the training reward, a mean of {REWARD_WINDOW}, reaches {task.level:g}. seconds:
+of the training, several at a time on one machine.
 
 {make_table(groups, arms, task.level)}
 

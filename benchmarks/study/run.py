@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from benchmarks.study.arms import Arm, RivalTrainer, make_arms
+from benchmarks.study.arms import Arm, RivalTrainer, find_arm
 from benchmarks.study.tasks import TASKS, Task, read_problems
 from opefo_trl import OPEFOConfig, OPEFOTrainer
 from opefo_trl.sampling import Sampling, TransformersSampler
@@ -54,27 +54,27 @@ class Arguments(NamedTuple):
 
 def make_config(task: Task, arm: Arm, arguments: Arguments, output_dir: str) -> OPEFOConfig:
     """Settings of one run. With several updates a rollout batch is split in as many parts, each trained on once."""
-    return OPEFOConfig(
-        output_dir=output_dir,
-        seed=arguments.seed,
-        learning_rate=arguments.learning_rate,
-        max_steps=arguments.steps * arm.updates,
-        per_device_train_batch_size=task.batch_size // arm.updates,
-        steps_per_generation=arm.updates,
-        gradient_accumulation_steps=1,
-        num_generations=8,
-        temperature=1.0,
-        lr_scheduler_type="constant",
-        beta=0.0,
-        logging_steps=arm.updates,  # one entry, of means, per rollout batch
-        disable_tqdm=True,
-        use_cpu=True,
-        bf16=False,
-        gradient_checkpointing=False,
-        save_strategy="no",
-        report_to="none",
-        **{**task.settings, **arm.settings},
-    )
+    settings: dict[str, Any] = {
+        "output_dir": output_dir,
+        "seed": arguments.seed,
+        "learning_rate": arguments.learning_rate,
+        "max_steps": arguments.steps * arm.updates,
+        "per_device_train_batch_size": task.batch_size // arm.updates,
+        "steps_per_generation": arm.updates,
+        "gradient_accumulation_steps": 1,
+        "num_generations": 8,
+        "temperature": 1.0,
+        "lr_scheduler_type": "constant",
+        "beta": 0.0,
+        "logging_steps": arm.updates,  # one entry, of means, per rollout batch
+        "disable_tqdm": True,
+        "use_cpu": True,
+        "bf16": False,
+        "gradient_checkpointing": False,
+        "save_strategy": "no",
+        "report_to": "none",
+    }
+    return OPEFOConfig(**{**settings, **task.settings, **arm.settings})
 
 
 def train(task: Task, arm: Arm, arguments: Arguments, folder: Path, model_dir: str) -> dict[str, Any]:
@@ -140,7 +140,7 @@ def run(arguments: Arguments, folder: Path) -> dict[str, Any]:
         `dict[str, Any]`: the record, all of it JSON. Seconds are of the wall.
     """
     task = TASKS[arguments.task]
-    arm = make_arms(task)[arguments.arm]
+    arm = find_arm(task, arguments.arm)
     record: dict[str, Any] = {
         **arguments._asdict(),
         "updates": arm.updates,
