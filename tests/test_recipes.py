@@ -88,6 +88,22 @@ def test_the_papers_set_up(stem):
     assert model_args.model_name_or_path == "Qwen/Qwen2.5-Math-7B"
 
 
+@pytest.mark.parametrize("model", ["Qwen2.5-Math-7B", "Qwen3-4B-Base"])
+def test_the_plans_eight_updates(model):
+    """The options in `docs/reproduce_paper.md`: the paper's rollouts, and a step on each eighth."""
+    plan = (ROOT / "docs" / "reproduce_paper.md").read_text()
+    (options,) = re.findall(r"(--strict_on_policy false .*?\\\n.*?)\n", plan)
+    words = options.replace("\\\n", " ").split()
+    if model == "Qwen3-4B-Base":
+        words += re.search(r"then `(.*?)`", plan, re.DOTALL)[1].split()
+    path = ROOT / "recipes" / model / "grpo.yaml"
+    num_processes = yaml.safe_load(path.read_text())["num_processes"]
+    with pytest.warns(UserWarning, match="Training off-policy"):
+        _, args, _, _ = parse(["--config", str(path), "--use_cpu", "true", *words], planned_config(num_processes))
+    assert (args.generation_batch_size, args.learning_rate, args.flow_strength) == (256, 1e-6, 0.0)
+    assert args.steps_per_generation / args.gradient_accumulation_steps == 8
+
+
 @pytest.mark.parametrize("path", ACCELERATE, ids=name)
 def test_accelerate_file(path):
     config = load_config_from_file(str(path))
