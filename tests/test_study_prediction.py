@@ -1,0 +1,238 @@
+"""benchmarks/study/prediction.py: its predictions where they must be exact, and its figures of merit by hand."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_model
+from torch.nn.functional import one_hot
+
+from benchmarks.study import prediction
+from benchmarks.study.prediction import (
+    PARTS,
+    Batch,
+    Probe,
+    adamw_update,
+    dot,
+    measure,
+    pearson,
+    sgd_update,
+    sign_agreement,
+    slope,
+)
+from opefo_trl.entropy_flow import entropy_sensitivity
+
+
+ROWS, LENGTH, VOCABULARY = 4, 3, 5
+ADAMW = {"lr": 0.01, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0}
+
+
+def random(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def make_batch(contexts=None):
+    weights = torch.full((ROWS, LENGTH), 0.1, dtype=torch.float64)
+    weights[1, 2] = 0.0
+    weights[2, 0] = 0.3
+    return Batch(
+        tokens=torch.randint(VOCABULARY, (ROWS, LENGTH), generator=torch.Generator().manual_seed(1)),
+        weights=weights,
+        advantages=torch.tensor([[1.0], [-0.5], [0.7], [-1.2]], dtype=torch.float64),
+        contexts=torch.arange(ROWS * LENGTH).view(ROWS, LENGTH) if contexts is None else contexts,
+        prompts=torch.tensor([0, 0, 1, 1]),
+    )
+
+
+def free(params, rows):
+    """Every position has logits of its own."""
+    return params["table"][rows]
+
+
+def shared(params, rows):
+    """Two layers: every token acts on every other."""
+    hidden = torch.tanh(params["first"] @ FEATURES[rows])
+    return 2 * (params["second"] @ hidden).squeeze(-1)
+
+
+FEATURES = random(ROWS, LENGTH, 6, 1, seed=3)
+FREE = {"table": random(ROWS, LENGTH, VOCABULARY)}
+SHARED = {"first": random(7, 6, seed=4), "second": random(VOCABULARY, 7, seed=5)}
+# Moments of an optimizer that has seen other batches
+STATE = {
+    name: {
+        "step": torch.tensor(7.0),
+        "exp_avg": 0.01 * random(*value.shape, seed=6),
+        "exp_avg_sq": 1e-3 * random(*value.shape, seed=7).square(),
+    }
+    for name, value in SHARED.items()
+}
+
+
+def updates(params, state=None, rate=0.05, max_norm=1.0):
+    return {
+        "sgd": lambda gradient: sgd_update(gradient, rate),
+        "adamw": lambda gradient: adamw_update(params, gradient, state or {}, ADAMW, max_norm),
+    }
+
+
+def steps_of(record, **wanted):
+    return [step for step in record["steps"] if all(step[key] == value for key, value in wanted.items())]
+
+
+def mean_entropy(policy, params, batch):
+    log_pi = policy(params, batch.rows).log_softmax(-1)
+    entropies = -(log_pi.exp() * log_pi).sum(-1)
+    return entropies[batch.weights > 0].mean().item()
+
+
+def test_free_logits_are_predicted_to_first_order():
+    """Where logits are free parameters the flow is the whole truth: slope 1 as the step shrinks, with an error O(η)."""
+    record = measure(free, FREE, make_batch(), updates(FREE), [1e-3, 1e-1, 1.0], 0.5)
+    errors = []
+    for size in (1e-1, 1e-3):
+        (step,) = steps_of(record, balance="none", optimizer="sgd", size=size)
+        errors.append(abs(step["measured"] / step["predicted"]["exact"] - 1))
+        assert step["gain"] == pytest.approx(1, abs=1e-12)
+        assert step["predicted"]["parametric"] == pytest.approx(step["predicted"]["exact"], rel=1e-12)
+        for part in ("unequal gain", "same context", "same prompt", "other prompts", "preconditioning", "memory"):
+            assert step["parts"][part] == pytest.approx(0, abs=1e-16), part
+        assert step["tokens"]["exact"]["slope"] == pytest.approx(1, abs=10 * errors[-1])
+    assert errors[1] < 1e-4
+    assert errors[0] / errors[1] == pytest.approx(100, rel=0.1)
+
+
+def test_the_flows_are_the_prediction():
+    """Σ c·d of the record is P − N; the mean changes by η (P' − N') / n, which the balance makes 0."""
+    batch = make_batch()
+    record = measure(free, FREE, batch, updates(FREE), [1.0], 0.99)
+    flow = record["flows"]["exact"]
+    d = batch.weights * batch.advantages * entropy_sensitivity(FREE["table"], batch.tokens)
+    assert flow["increase"] == pytest.approx(d[d > 0].sum().item(), rel=1e-12)
+    assert flow["decrease"] == pytest.approx(-d[d < 0].sum().item(), rel=1e-12)
+    assert record["trained_tokens"] == ROWS * LENGTH - 1
+    (plain,) = steps_of(record, balance="none", optimizer="sgd")
+    net = flow["increase"] - flow["decrease"]
+    assert plain["predicted"]["exact"] == pytest.approx(0.05 * net / 11, rel=1e-12)
+    (balanced,) = steps_of(record, balance="exact", optimizer="sgd")
+    assert abs(flow["coefficient"]) > 0.01
+    assert balanced["predicted"]["exact"] == pytest.approx(0, abs=1e-16)
+    # On free logits what a token does to the mean is what it does to itself, so both λ are one
+    assert flow["parametric_coefficient"] == pytest.approx(flow["coefficient"], rel=1e-9)
+    assert plain["influence"]["exact"] == pytest.approx({"pearson": 1, "slope": 1, "sign": 1})
+
+
+def test_tokens_of_one_context_share_free_logits():
+    """Two samples from one table row: what is not a token's own is its twin's, and nothing else."""
+    contexts = torch.arange(ROWS * LENGTH).view(ROWS, LENGTH)
+    contexts[1, 0] = contexts[0, 0]
+
+    def policy(params, rows):
+        index = contexts[rows]
+        return params["table"].flatten(0, 1)[index]
+
+    batch = make_batch(contexts)
+    record = measure(policy, FREE, batch, updates(FREE), [1.0], 0.5)
+    (step,) = steps_of(record, balance="none", optimizer="sgd")
+    pi = FREE["table"][0, 0].softmax(-1)
+    gradient = -pi * (pi.log() - (pi * pi.log()).sum())
+    pushes = [
+        batch.weights[row, 0] * batch.advantages[row, 0] * (one_hot(batch.tokens[row, 0], VOCABULARY) - pi)
+        for row in (0, 1)
+    ]
+    expected = 0.05 * sum((push @ gradient).item() for push in pushes) / 11
+    assert abs(expected) > 1e-5
+    assert step["parts"]["same context"] == pytest.approx(expected, rel=1e-9)
+    for part in ("unequal gain", "same prompt", "other prompts"):
+        assert step["parts"][part] == pytest.approx(0, abs=1e-16), part
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("balance", ["none", "exact"])
+def test_parametric_flow_equals_finite_difference(optimizer, balance):
+    """By token, by step and by side; and its parts are what they are called, whatever the optimizer's state."""
+    batch = make_batch()
+    h = 1e-4
+    record = measure(shared, SHARED, batch, updates(SHARED, STATE), [-h, h], 0.5)
+    low, high = steps_of(record, balance=balance, optimizer=optimizer)
+    difference = (high["measured"] - low["measured"]) / 2
+    assert high["predicted"]["parametric"] == pytest.approx(difference, rel=1e-6)
+    assert high["tokens"]["parametric"]["slope"] == pytest.approx(1, abs=1e-2)
+    memory = high["parts"]["memory"]
+    assert sum(high["parametric_sides"]) + memory == pytest.approx(high["predicted"]["parametric"], rel=1e-9)
+    assert min(abs(side) for side in high["parametric_sides"]) > 1e-9
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_parts_add_up_to_what_is_measured(optimizer):
+    record = measure(shared, SHARED, make_batch(), updates(SHARED, STATE), [0.1, 1.0, 10.0], 0.5)
+    steps = steps_of(record, optimizer=optimizer)
+    assert len(steps) == 4 * 3
+    for step in steps:
+        assert tuple(step["parts"]) == PARTS
+        assert sum(step["parts"].values()) == pytest.approx(step["measured"], rel=1e-9)
+        assert step["parts"]["token-wise"] + step["parts"]["unequal gain"] == pytest.approx(step["predicted"]["own"])
+        for part in ("same prompt", "other prompts", "second order"):
+            assert abs(step["parts"][part]) > 1e-10, part
+        assert (abs(step["parts"]["memory"]) > 1e-10) == (optimizer == "adamw")
+        assert (abs(step["parts"]["preconditioning"]) > 1e-10) == (optimizer == "adamw")
+
+
+def test_own_effects_and_prompts_against_single_gradients():
+    """Own and same-prompt parts, from one gradient per token."""
+    batch = make_batch()
+    record = measure(shared, SHARED, batch, updates(SHARED), [1.0], 0.5)
+    (step,) = steps_of(record, balance="none", optimizer="sgd")
+
+    def gradients(value):
+        def one(params, row, position):
+            log_pi = shared(params, batch.rows)[row, position].log_softmax(-1)
+            return value(log_pi, batch.tokens[row, position])
+
+        return {
+            (row, position): torch.func.grad(one)(SHARED, row, position)
+            for row in range(ROWS)
+            for position in range(LENGTH)
+            if batch.weights[row, position] > 0
+        }
+
+    of_entropy = gradients(lambda log_pi, token: -(log_pi.exp() * log_pi).sum())
+    of_logp = gradients(lambda log_pi, token: log_pi[token])
+    effect = {
+        (t, u): 0.05 * batch.weights[u] * batch.advantages[u[0], 0] * dot(of_entropy[t], of_logp[u]) / 11
+        for t in of_entropy
+        for u in of_logp
+    }
+    own = sum(effect[t, t] for t in of_entropy).item()
+    prompt = sum(e for (t, u), e in effect.items() if t != u and t[0] // 2 == u[0] // 2).item()
+    other = sum(e for (t, u), e in effect.items() if t[0] // 2 != u[0] // 2).item()
+    assert step["predicted"]["own"] == pytest.approx(own, rel=1e-9)
+    assert step["parts"]["same prompt"] == pytest.approx(prompt, rel=1e-9)
+    assert step["parts"]["other prompts"] == pytest.approx(other, rel=1e-9)
+
+
+def test_adamw_update_by_hand():
+    """From m = 0.1, v = 0.04 after one step, with gradient 0.3 that clipping halves."""
+    params = {"x": torch.tensor([2.0], dtype=torch.float64)}
+    gradient = {"x": torch.tensor([0.3], dtype=torch.float64)}
+    state = {"x": {"step": torch.tensor(1.0), "exp_avg": torch.tensor([-0.1]), "exp_avg_sq": torch.tensor([0.04])}}
+    update = adamw_update(params, gradient, state, ADAMW, max_norm=0.15)
+    first = (0.9 * 0.1 + 0.1 * 0.15) / (1 - 0.9**2)
+    second = (0.999 * 0.04 + 0.001 * 0.15**2) / (1 - 0.999**2)
+    assert update.step["x"].item() == pytest.approx(0.01 * first / (math.sqrt(second) + 1e-8), rel=1e-6)
+    assert update.preconditioned["x"].item() == pytest.approx(0.01 * 0.15 / (math.sqrt(second) + 1e-8), rel=1e-6)
+    assert update.rate == pytest.approx(0.01 * 0.5 / (math.sqrt(second) + 1e-8), rel=1e-6)
+
+
+def test_figures_of_merit_by_hand():
+    x, y = np.array([1.0, 2.0, 0.0, -1.0]), np.array([2.0, 1.0, 5.0, -3.0])
+    # Means 0.5 and 1.25; Σ dx dy = 4.5, Σ dx² = 5, Σ dy² = 32.75
+    assert pearson(x, y) == pytest.approx(4.5 / math.sqrt(5 * 32.75))
+    assert slope(x, y) == pytest.approx((2 + 2 + 3) / 6)
+    assert sign_agreement(x, y) == 1.0
+    assert sign_agreement(x, -y) == 0.0
+    assert sign_agreement(np.array([1.0, 1.0, -1.0, -1.0]), y) == 0.75
+    for merit in (slope, sign_agreement):
+        assert math.isnan(merit(np.zeros(4), y))
+    assert math.isnan(pearson(np.ones(4), y))
