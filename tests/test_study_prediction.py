@@ -5,14 +5,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import make_model
 from torch.nn.functional import one_hot
 
-from benchmarks.study import prediction
 from benchmarks.study.prediction import (
     PARTS,
     Batch,
-    Probe,
     adamw_update,
     dot,
     measure,
@@ -88,7 +85,7 @@ def mean_entropy(policy, params, batch):
 
 
 def test_free_logits_are_predicted_to_first_order():
-    """Where logits are free parameters the flow is the whole truth: slope 1 as the step shrinks, with an error O(η)."""
+    """Where logits are free parameters the flow is the whole truth: slope 1 as the step shrinks, error O(η)."""
     record = measure(free, FREE, make_batch(), updates(FREE), [1e-3, 1e-1, 1.0], 0.5)
     errors = []
     for size in (1e-1, 1e-3):

@@ -2,8 +2,9 @@
 
     python -m benchmarks.study.prediction --output_dir outputs/prediction
 
-Trains GRPO and OPEFO on Countdown, stops at some steps, and takes the batch's update on copies of the policy in float64:
-with SGD and with AdamW's own state, in several sizes. `docs/results/prediction/README.md` defines every quantity.
+Trains GRPO and OPEFO on Countdown, stops at some steps, and takes the batch's update on copies of the policy in
+float64: with SGD and with AdamW's own state, in several sizes. `docs/results/prediction/README.md` defines every
+quantity.
 """
 
 import argparse
@@ -12,12 +13,12 @@ import shlex
 import statistics
 import sys
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import matplotlib.pyplot as plt
 import numpy as np
 import torch
 import yaml
@@ -37,6 +38,7 @@ from opefo_trl.entropy_flow import (
     paper_sensitivity,
     sampled_sensitivity,
 )
+from opefo_trl.plot import COLOURS
 
 
 ARMS = ("grpo", "opefo")  # runs that the batches come from, and YAML files of the example
@@ -52,6 +54,18 @@ PARTS = (
     "memory",
     "second order",
 )
+
+LABELS = {
+    "sgd": "SGD",
+    "adamw": "AdamW",
+    "grpo": "GRPO",
+    "opefo": "OPEFO",
+    "exact": "exact",
+    "sampled": "sampled",
+    "paper": "paper",
+    "own": "own token, parametric",
+    "parametric": "parametric",
+}
 
 Params = dict[str, torch.Tensor]
 # Logits of every completion token from parameters and the rows (R,) that are wanted, shape (R, T, V)
@@ -117,7 +131,7 @@ class Update(NamedTuple):
     rates: Any
 
 
-# --- The mathematics, for any policy -----------------------------------------------------------------------------------
+# --- The mathematics, for any policy ---------------------------------------------------------------------------------
 
 
 def entropies_of(log_pi: torch.Tensor) -> torch.Tensor:
@@ -196,10 +210,12 @@ def own_logit_response(policy: Policy, params: Params, batch: Batch) -> torch.Te
     Returns:
         `torch.Tensor` of shape `(B, T, V)`; 0 where the token is not trained.
     """
-    contexts, of_token = batch.contexts.unique(return_inverse=True)  # (C,), (B, T)
+    of_token = batch.contexts.unique(return_inverse=True)[1]  # (B, T)
     responses: dict[int, torch.Tensor] = {}
     for row in batch.rows.split(1):
-        entropies, pull_back = torch.func.vjp(lambda params, row=row: token_entropies(policy, params, row)[0], params)
+
+        def entropies_of_row(params: Params, row: torch.Tensor = row) -> torch.Tensor:
+            return token_entropies(policy, params, row)[0]  # (T,)
 
         def push(gradient: Params, row: torch.Tensor = row) -> torch.Tensor:
             return torch.func.jvp(lambda params: policy(params, row)[0], (params,), (gradient,))[1]  # (T, V)
@@ -212,11 +228,12 @@ def own_logit_response(policy: Policy, params: Params, batch: Batch) -> torch.Te
         }
         if new:
             positions = torch.tensor(list(new.values()))
+            entropies, pull_back = torch.func.vjp(entropies_of_row, params)  # type: ignore[misc]  # two without aux
             (gradients,) = torch.func.vmap(pull_back)(torch.eye(len(entropies), dtype=entropies.dtype)[positions])
             pushed = torch.func.vmap(push)(gradients)  # (N, T, V)
             responses |= zip(new, pushed[torch.arange(len(new)), positions], strict=True)
     untrained = torch.zeros_like(next(iter(responses.values())))
-    return torch.stack([responses.get(context, untrained) for context in range(len(contexts))])[of_token]
+    return torch.stack([responses.get(context, untrained) for context in range(int(of_token.max()) + 1)])[of_token]
 
 
 def own_effects(
@@ -242,7 +259,7 @@ def own_effects(
     one_hot = torch.nn.functional.one_hot(batch.tokens, pi.size(-1)).to(pi.dtype)  # (B, T, V)
     pushes = (batch.weights * advantages).unsqueeze(-1) * (one_hot - pi)  # (B, T, V)
     own = (pushes * response).sum(-1)
-    _, groups = batch.contexts.flatten().unique(return_inverse=True)
+    groups = batch.contexts.flatten().unique(return_inverse=True)[1]  # (B * T,)
     summed = torch.zeros(int(groups.max()) + 1, pi.size(-1), dtype=pi.dtype)
     summed = summed.index_add(0, groups, pushes.flatten(0, 1))[groups].view_as(pushes)
     return own * batch.mask, ((summed * response).sum(-1) - own) * batch.mask
@@ -299,7 +316,7 @@ def adamw_update(params: Params, gradient: Params, state: dict[str, dict], setti
     )
 
 
-# --- Figures of merit --------------------------------------------------------------------------------------------------
+# --- Figures of merit ------------------------------------------------------------------------------------------------
 
 
 def pearson(predicted: np.ndarray, measured: np.ndarray) -> float:
@@ -309,7 +326,7 @@ def pearson(predicted: np.ndarray, measured: np.ndarray) -> float:
 
 
 def slope(predicted: np.ndarray, measured: np.ndarray) -> float:
-    """Of the straight line through the origin, measured on predicted, by least squares; NaN where all is predicted 0."""
+    """Of the line through the origin, measured on predicted, by least squares; NaN where all is predicted 0."""
     total = float(predicted @ predicted)
     return float(predicted @ measured) / total if total > 0 else float("nan")
 
@@ -325,7 +342,7 @@ def merits(predicted: torch.Tensor | list[float], measured: torch.Tensor | list[
     return {"pearson": pearson(x, y), "slope": slope(x, y), "sign": sign_agreement(x, y)}
 
 
-# --- One batch ---------------------------------------------------------------------------------------------------------
+# --- One batch -------------------------------------------------------------------------------------------------------
 
 
 def measure(
@@ -402,8 +419,8 @@ def measure(
             preconditioned = dot(mean_gradient, update.preconditioned).item()
             parametric_tokens = entropy_response(policy, params, rows, update.step)
             parametric = batch.mean(parametric_tokens).item()
-            of_sides = weights * advantages * logp_response(
-                policy, params, batch, rows, scaled(mean_gradient, update.rates)
+            of_sides = (
+                weights * advantages * logp_response(policy, params, batch, rows, scaled(mean_gradient, update.rates))
             )  # (B, T)
             sides = [of_sides[d[reference] > 0].sum().item(), of_sides[d[reference] < 0].sum().item()]
             per_step = {e: update.rate * values / mask.sum() for e, values in predictors.items()}
@@ -456,7 +473,7 @@ def measure(
     }
 
 
-# --- Real batches ------------------------------------------------------------------------------------------------------
+# --- Real batches ----------------------------------------------------------------------------------------------------
 
 
 def batch_of(trainer: OPEFOTrainer) -> tuple[Policy, Params, Batch]:
@@ -548,7 +565,9 @@ class Probe(TrainerCallback):
         gradient = policy_gradient(policy, params, batch, advantages)
         step = make_updates["adamw"](gradient).step
         self.pending = (policy, params, batch, step)
-        logged = {name: self.trainer._metrics["train"][f"entropy_flow/{name}"][-1] for name in ("increase", "decrease")}
+        logged = {
+            name: self.trainer._metrics["train"][f"entropy_flow/{name}"][-1] for name in ("increase", "decrease")
+        }
         self.records.append(
             {
                 "step": state.global_step + 1,
@@ -578,7 +597,12 @@ def run(base_dir: Path, output_dir: Path, arm: str, seed: int, probe: Probe) -> 
     settings = yaml.safe_load(demo.config_of(arm).read_text())
     for name in ("model_name_or_path", "dataset_name", "reward_funcs"):
         del settings[name]
-    settings |= {"seed": seed, "max_steps": max(probe.steps), "output_dir": str(output_dir / "trainer")}
+    settings |= {
+        "seed": seed,
+        "max_steps": max(probe.steps),
+        "output_dir": str(output_dir / "trainer"),
+        "logging_strategy": "no",
+    }
     set_seed(seed)
     trainer = OPEFOTrainer(
         model=AutoModelForCausalLM.from_pretrained(base_dir / "base"),
@@ -625,6 +649,267 @@ def study(base_dir: Path, output_dir: Path, seeds: list[int], steps: set[int], s
     return records
 
 
+# --- Report ----------------------------------------------------------------------------------------------------------
+
+
+def steps_of(records: list[dict], **wanted: Any) -> list[dict]:
+    """The steps of all records whose values are the wanted ones."""
+    return [s for record in records for s in record["steps"] if all(s[name] == wanted[name] for name in wanted)]
+
+
+def table(header: list[str], rows: Iterable[list[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def number(value: float, digits: int = 2) -> str:
+    return "" if np.isnan(value) else f"{value:.{digits}f}"
+
+
+def mean_and_error(values: list[float], scale: float = 1.0) -> str:
+    """Mean ± its standard error."""
+    return f"{np.mean(values) * scale:.2f} ± {np.std(values, ddof=1) / len(values) ** 0.5 * scale:.2f}"
+
+
+def merits_by_size(label: list[str], pairs: dict[float, list[tuple[float, float]]]) -> list[str]:
+    """A row: correlation at every size, then slope and sign agreement at size 1, of (predicted, measured)."""
+    by_size = {size: merits(*map(list, zip(*values, strict=True))) for size, values in pairs.items()}
+    return [
+        *label,
+        *(number(merit["pearson"]) for merit in by_size.values()),
+        f"{by_size[1.0]['slope']:.3g}",
+        number(by_size[1.0]["sign"]),
+    ]
+
+
+def step_table(records: list[dict], sizes: list[float]) -> str:
+    """Predicted against measured change of the mean entropy, one point per batch, of the plain update."""
+    rows = []
+    for optimizer in ("sgd", "adamw"):
+        for name in (*FLOW_ESTIMATORS, "own", "parametric"):
+            pairs = {
+                size: [
+                    (step["predicted"][name], step["measured"])
+                    for step in steps_of(records, balance="none", optimizer=optimizer, size=size)
+                ]
+                for size in sizes
+            }
+            rows.append(merits_by_size([LABELS[optimizer], LABELS[name]], pairs))
+    header = ["optimizer", "prediction", *(f"r, × {size:g}" for size in sizes), "slope, × 1", "signs, × 1"]
+    return table(header, rows)
+
+
+def balance_table(records: list[dict], sizes: list[float]) -> str:
+    """What the balance does: the difference between the balanced and the plain update of the same batch."""
+    rows = []
+    for optimizer in ("sgd", "adamw"):
+        for estimator in FLOW_ESTIMATORS:
+            for name in (estimator, "parametric"):
+                pairs = {}
+                for size in sizes:
+                    plain = steps_of(records, balance="none", optimizer=optimizer, size=size)
+                    balanced = steps_of(records, balance=estimator, optimizer=optimizer, size=size)
+                    if balanced:
+                        pairs[size] = [
+                            (b["predicted"][name] - p["predicted"][name], b["measured"] - p["measured"])
+                            for p, b in zip(plain, balanced, strict=True)
+                        ]
+                if pairs:
+                    rows.append(merits_by_size([LABELS[optimizer], LABELS[estimator], LABELS[name]], pairs))
+    header = ["optimizer", "balance", "prediction", *(f"r, × {s:g}" for s in sizes), "slope, × 1", "signs, × 1"]
+    return table(header, rows)
+
+
+def token_table(records: list[dict], sizes: list[float]) -> str:
+    """By token, means over the batches of each batch's correlation and sign agreement, of the plain update."""
+    rows = []
+    for optimizer in ("sgd", "adamw"):
+        for name in (*FLOW_ESTIMATORS, "own", "parametric"):
+            cells = [LABELS[optimizer], LABELS[name]]
+            for size in (min(sizes), 1.0, max(sizes)):
+                steps = steps_of(records, balance="none", optimizer=optimizer, size=size)
+                of_tokens = [step["tokens"][name] for step in steps]
+                cells += [number(statistics.mean(t[merit] for t in of_tokens)) for merit in ("pearson", "sign")]
+            steps = steps_of(records, balance="none", optimizer=optimizer, size=1.0)
+            influence = [step["influence"][name] for step in steps if name in step["influence"]]
+            cells += [
+                number(statistics.mean(i[merit] for i in influence)) if influence else ""
+                for merit in ("pearson", "sign")
+            ]
+            rows.append(cells)
+    header = ["optimizer", "prediction"]
+    for size in (min(sizes), 1.0, max(sizes)):
+        header += [f"own entropy, × {size:g}: r", "signs"]
+    return table([*header, "effect on the batch: r", "signs"], rows)
+
+
+def coefficient_table(records: list[dict]) -> str:
+    """λ as the estimators have it, before anything is shared, and λ at which the parametric flow vanishes."""
+    rows = []
+    for estimator in FLOW_ESTIMATORS:
+        flows = [record["flows"][estimator] for record in records]
+        token_wise = [flow["coefficient"] for flow in flows]
+        parametric = [flow["parametric_coefficient"] for flow in flows]
+        right = [flow["parametric_increase_side"] > 0 > flow["parametric_decrease_side"] for flow in flows]
+        rows.append(
+            [
+                LABELS[estimator],
+                f"{np.mean(token_wise):.3f} ± {np.std(token_wise, ddof=1):.3f}",
+                f"{np.mean(parametric):.3f} ± {np.std(parametric, ddof=1):.3f}",
+                number(pearson(np.array(token_wise), np.array(parametric))),
+                f"{sum(right)} of {len(right)}",
+            ]
+        )
+    return table(["estimator", "λ", "parametric λ", "r", "sides as named"], rows)
+
+
+def own_updates(records: list[dict], arm: str, optimizer: str, size: float) -> list[dict]:
+    """The updates that a run takes itself: plain in GRPO's, balanced by "exact" in OPEFO's."""
+    balance = {"grpo": "none", "opefo": "exact"}[arm]
+    return steps_of([r for r in records if r["arm"] == arm], balance=balance, optimizer=optimizer, size=size)
+
+
+def part_table(records: list[dict], sizes: list[float]) -> str:
+    """Of what the measured change consists, mean ± standard error over the batches, 1e-4 nats per token."""
+    columns = [(arm, optimizer) for optimizer in ("sgd", "adamw") for arm in ARMS]
+    rows = []
+    for name in ("measured", *PARTS):
+        cells = [name]
+        for arm, optimizer in columns:
+            steps = own_updates(records, arm, optimizer, 1.0)
+            values = [step["measured"] if name == "measured" else step["parts"][name] for step in steps]
+            cells.append(mean_and_error(values, 1e4) if np.abs(values).max() > 1e-12 else "0")
+        rows.append(cells)
+    return table(["1e-4 nats per token", *(f"{LABELS[o]}, {LABELS[arm]}" for arm, o in columns)], rows)
+
+
+def drift_table(records: list[dict], sizes: list[float]) -> str:
+    """Mean measured change, its first and its second order, by step size."""
+    rows = []
+    for optimizer in ("sgd", "adamw"):
+        for arm in ARMS:
+            for name, value in (
+                ("measured", lambda step: step["measured"]),
+                ("parametric", lambda step: step["predicted"]["parametric"]),
+                ("second order", lambda step: step["parts"]["second order"]),
+            ):
+                means = [
+                    np.mean([value(step) for step in own_updates(records, arm, optimizer, size)]) for size in sizes
+                ]
+                rows.append([LABELS[optimizer], LABELS[arm], name, *(f"{mean * 1e4:.3g}" for mean in means)])
+    return table(["optimizer", "run", "1e-4 nats per token", *(f"× {size:g}" for size in sizes)], rows)
+
+
+def draw_scatter(records: list[dict], path: Path) -> None:
+    """Measured against predicted change of the mean entropy, one point per batch."""
+    predictions = (*FLOW_ESTIMATORS, "parametric")
+    figure, all_axes = plt.subplots(2, len(predictions), figsize=(13, 6.4), layout="constrained", sharey="row")
+    points = sorted({record["step"] for record in records})
+    for line, optimizer in zip(all_axes, ("sgd", "adamw"), strict=True):
+        for axes, name in zip(line, predictions, strict=True):
+            x: list[float] = []
+            y: list[float] = []
+            for arm, marker in zip(ARMS, "os", strict=True):
+                chosen = [record for record in records if record["arm"] == arm]
+                steps = steps_of(chosen, balance="none", optimizer=optimizer, size=1.0)
+                arm_x, arm_y = ([1e4 * s["predicted"][name] for s in steps], [1e4 * s["measured"] for s in steps])
+                colours = [points.index(record["step"]) / max(len(points) - 1, 1) for record in chosen]
+                axes.scatter(arm_x, arm_y, c=colours, cmap="viridis", vmin=0, vmax=1, s=22, marker=marker, alpha=0.85)
+                x, y = x + arm_x, y + arm_y
+            merit = merits(x, y)
+            axes.axhline(0, color="0.8", linewidth=0.8, zorder=0)
+            axes.axvline(0, color="0.8", linewidth=0.8, zorder=0)
+            ends = np.array(axes.get_xlim())
+            axes.plot(ends, merit["slope"] * ends, color="#D55E00", linewidth=1.2, scalex=False, scaley=False)
+            axes.set_title(f"{LABELS[optimizer]}, {LABELS[name]}: r = {merit['pearson']:.2f}", fontsize=10)
+            axes.set_xlabel("predicted", fontsize=9)
+            axes.tick_params(labelsize=8)
+        line[0].set_ylabel("measured change of the mean\nentropy, 1e-4 nats per token", fontsize=9)
+    figure.suptitle(
+        "Plain update at its own size; circles: GRPO's runs, squares: OPEFO's; dark: first steps, light: last; "
+        "line: slope through 0",
+        fontsize=10,
+    )
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def draw_parts(records: list[dict], sizes: list[float], path: Path) -> None:
+    """How correlations decay with the step size, and of what the drift of each run consists."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(13, 4.8), layout="constrained", width_ratios=(1, 1.5))
+    for name, colour in zip((*FLOW_ESTIMATORS, "own", "parametric"), COLOURS, strict=False):
+        for optimizer, style in (("sgd", "-"), ("adamw", "--")):
+            correlations = []
+            for size in sizes:
+                steps = steps_of(records, balance="none", optimizer=optimizer, size=size)
+                correlations.append(merits([s["predicted"][name] for s in steps], [s["measured"] for s in steps]))
+            label = LABELS[name] if optimizer == "sgd" else None
+            left.plot(sizes, [c["pearson"] for c in correlations], style, color=colour, marker="o", ms=4, label=label)
+    left.set_xscale("log")
+    left.axhline(0, color="0.8", linewidth=0.8, zorder=0)
+    left.set_xlabel("step size, as a multiple of the trainer's")
+    left.set_ylabel("correlation over batches")
+    left.set_title(
+        "Predicted and measured change of the mean entropy\nplain update; SGD solid, AdamW dashed", fontsize=10
+    )
+    left.legend(fontsize=8)
+    names = ("measured", *PARTS)
+    columns = [(arm, optimizer) for optimizer in ("sgd", "adamw") for arm in ARMS]
+    for i, ((arm, optimizer), colour) in enumerate(zip(columns, COLOURS, strict=False)):
+        steps = own_updates(records, arm, optimizer, 1.0)
+        values = np.array([[step["measured"], *(step["parts"][part] for part in PARTS)] for step in steps]) * 1e4
+        error = values.std(0, ddof=1) / len(values) ** 0.5
+        positions = np.arange(len(names)) + 0.2 * (i - 1.5)
+        label = f"{LABELS[optimizer]}, {LABELS[arm]}"
+        right.bar(positions, values.mean(0), 0.2, yerr=error, color=colour, label=label, error_kw={"linewidth": 0.8})
+    right.axhline(0, color="0.3", linewidth=0.8)
+    right.set_xticks(range(len(names)), [name.replace(" ", "\n") for name in names], fontsize=8)
+    right.set_ylabel("1e-4 nats per token, mean ± s.e.")
+    right.set_title("The change of one step, and the parts that add up to it (update of the run itself)", fontsize=10)
+    right.legend(fontsize=8)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def report(records: list[dict], output_dir: Path, how: str) -> None:
+    """
+    Writes `tables.md`, `scatter.png` and `parts.png`.
+
+    Args:
+        records (`list[dict]`):
+            From [`study`].
+        output_dir (`Path`):
+            Folder to write to.
+        how (`str`):
+            What to say below the tables of how they were made.
+    """
+    sizes = list(dict.fromkeys(step["size"] for step in records[0]["steps"]))
+    errors = [record["trainer"]["step_error"] for record in records]
+    text = "\n\n".join(
+        [
+            "By step:",
+            step_table(records, sizes),
+            "What the balance does:",
+            balance_table(records, sizes),
+            "By token:",
+            token_table(records, sizes),
+            "λ:",
+            coefficient_table(records),
+            "Parts:",
+            part_table(records, sizes),
+            "Drift by step size:",
+            drift_table(records, sizes),
+            f"{len(records)} batches, {statistics.mean(r['trained_tokens'] for r in records):.0f} trained tokens and "
+            f"{statistics.mean(r['contexts'] for r in records):.0f} contexts in the mean. The trainer's own step and "
+            f"the one computed here differ by {max(errors):.1e} of its length at most.\n{how}",
+        ]
+    )
+    (output_dir / "tables.md").write_text(text + "\n")
+    draw_scatter(records, output_dir / "scatter.png")
+    draw_parts(records, sizes, output_dir / "parts.png")
+    print(f"\n{text}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Compares predicted and measured changes of entropy on Countdown.")
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/prediction"), help="folder to write to")
@@ -641,7 +926,14 @@ def main() -> None:
         help="step sizes, as multiples of the trainer's own",
     )
     args = parser.parse_args()
-    study(args.base_dir, args.output_dir, args.seeds, set(args.steps), args.sizes)
+    if 1.0 not in args.sizes:
+        parser.error("--sizes must contain 1, the step that the trainer takes, since the tables are about it")
+    started = time.monotonic()
+    records = study(args.base_dir, args.output_dir, args.seeds, set(args.steps), args.sizes)
+    command = shlex.join(["python", "-m", "benchmarks.study.prediction", *sys.argv[1:]])
+    packages = ", ".join(f"{name} {version(name)}" for name in ("opefo_trl", "trl", "transformers", "torch"))
+    seconds = time.monotonic() - started
+    report(records, args.output_dir, f"Made by `{command}` in {seconds:.0f} seconds, with {packages}.")
 
 
 if __name__ == "__main__":
