@@ -6,14 +6,19 @@ import numpy as np
 import pytest
 import torch
 from torch.nn.functional import one_hot
+from tqdm.auto import tqdm
 
 from benchmarks.study.prediction import (
     PARTS,
     Batch,
+    Probe,
     adamw_update,
+    batch_of,
     dot,
     measure,
+    merits_by_size,
     pearson,
+    report,
     sgd_update,
     sign_agreement,
     slope,
@@ -233,3 +238,86 @@ def test_figures_of_merit_by_hand():
     for merit in (slope, sign_agreement):
         assert math.isnan(merit(np.zeros(4), y))
     assert math.isnan(pearson(np.ones(4), y))
+
+
+def test_rows_of_the_tables_by_hand():
+    pairs = {0.1: [(1.0, -1.0), (2.0, -2.0), (3.0, -3.0)], 1.0: [(1.0, 2.0), (2.0, -4.0), (-1.0, -3.0)]}
+    # At size 1: Σxy = 2 − 8 + 3 = −3, Σx² = 6; means 2/3 and −5/3, Σ dx dy = 1/3, Σ dx² = 14/3, Σ dy² = 62/3
+    assert merits_by_size(["a"], pairs) == ["a", "-1.00", f"{1 / math.sqrt(14 * 62):.2f}", "-0.5", "0.67"]
+
+
+def probed(make_trainer, strength, steps=(1, 3)):
+    """Records of a real training, and the trainer at its end."""
+    probe = Probe(set(steps), [0.1, 1.0], 0.05, tqdm(disable=True))
+    trainer = make_trainer(callbacks=[probe], flow_strength=strength, learning_rate=1e-3, temperature=0.8)
+    probe.trainer = trainer
+    trainer.train()
+    return probe.records, trainer
+
+
+@pytest.mark.parametrize("strength, balance", [(0.0, "none"), (1.0, "exact")])
+def test_the_step_of_the_trainer_is_the_one_that_is_measured(make_trainer, strength, balance):
+    records, _ = probed(make_trainer, strength)
+    assert [record["step"] for record in records] == [1, 3]
+    for record in records:
+        # Rounding of float32, worst at the first step, which divides each gradient by its own size
+        assert record["trainer"]["step_error"] < 1e-2
+        (step,) = steps_of(record, balance=balance, optimizer="adamw", size=1.0)
+        assert step["measured"] == pytest.approx(record["trainer"]["measured"], rel=1e-3)
+        for side in ("increase", "decrease"):
+            assert record["flows"]["exact"][side] == pytest.approx(record["trainer"][side], rel=1e-4)
+        coefficient = record["flows"]["exact"]["coefficient"] if strength else 0.0
+        assert record["trainer"]["coefficient"] == pytest.approx(coefficient, abs=1e-5)
+    assert abs(records[0]["flows"]["exact"]["coefficient"]) > 1e-3
+    (first,) = steps_of(records[0], balance=balance, optimizer="adamw", size=1.0)
+    (later,) = steps_of(records[1], balance=balance, optimizer="adamw", size=1.0)
+    assert abs(first["parts"]["memory"]) < 1e-3 * abs(first["predicted"]["parametric"]) < abs(later["parts"]["memory"])
+
+
+def test_batch_of_a_trainer(make_trainer):
+    """The float64 policy has the trainer's log-probabilities; contexts are equal where the preceding tokens are."""
+    seen = {}
+
+    class Keep(Probe):
+        def on_pre_optimizer_step(self, args, state, control, **kwargs):
+            policy, params, batch = batch_of(self.trainer)
+            (inputs,) = self.trainer._buffered_inputs
+            seen.update(logits=policy(params, batch.rows), batch=batch, inputs=inputs)
+
+    keep = Keep(set(), [], 0.0, tqdm(disable=True))
+    trainer = make_trainer(callbacks=[keep], max_steps=1, temperature=0.8)
+    keep.trainer = trainer
+    trainer.train()
+    batch, inputs = seen["batch"], seen["inputs"]
+    assert seen["logits"].dtype == torch.float64
+    logps = seen["logits"].log_softmax(-1).gather(-1, batch.tokens.unsqueeze(-1)).squeeze(-1)
+    where = inputs["completion_mask"].bool()
+    torch.testing.assert_close(logps[where].float(), inputs["flow_logps"][where], atol=1e-5, rtol=1e-5)
+    prompts, tokens = inputs["prompt_ids"].tolist(), batch.tokens.tolist()
+    assert sorted(batch.prompts.tolist()) == [0, 0, 0, 0, 1, 1, 1, 1]
+    twins = 0
+    for i in range(8):
+        for j in range(i):
+            assert (batch.prompts[i] == batch.prompts[j]) == (prompts[i] == prompts[j])
+            for t in range(batch.tokens.size(1)):
+                same = prompts[i] == prompts[j] and tokens[i][:t] == tokens[j][:t]
+                assert (batch.contexts[i, t] == batch.contexts[j, t]) == same
+                twins += same and t > 0
+    assert twins > 0, "some rows must begin alike"
+
+
+def test_report(make_trainer, tmp_path, capsys):
+    records = [
+        {"arm": arm, "seed": 1, **record}
+        for arm, strength in (("grpo", 0.0), ("opefo", 1.0))
+        for record in probed(make_trainer, strength)[0]
+    ]
+    report(records, tmp_path, "Made by a test.")
+    text = (tmp_path / "tables.md").read_text()
+    assert text.strip() in capsys.readouterr().out
+    plain = [steps_of(r, balance="none", optimizer="sgd", size=1.0)[0] for r in records]
+    x, y = (np.array([s[k] if k == "measured" else s[k]["exact"] for s in plain]) for k in ("predicted", "measured"))
+    (line,) = [line for line in text.splitlines() if line.startswith("| SGD | exact | ") and line.count("|") == 7]
+    assert line.split(" | ")[3:] == [f"{np.corrcoef(x, y)[0, 1]:.2f}", f"{x @ y / (x @ x):.3g}", line.split(" | ")[5]]
+    for name in ("scatter.png", "parts.png"):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")

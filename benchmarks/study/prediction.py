@@ -667,8 +667,10 @@ def number(value: float, digits: int = 2) -> str:
 
 
 def mean_and_error(values: list[float], scale: float = 1.0) -> str:
-    """Mean ± its standard error."""
-    return f"{np.mean(values) * scale:.2f} ± {np.std(values, ddof=1) / len(values) ** 0.5 * scale:.2f}"
+    """Mean ± its standard error, and the root of the mean square."""
+    scaled_values = scale * np.asarray(values)
+    error = scaled_values.std(ddof=1) / len(values) ** 0.5
+    return f"{scaled_values.mean():.1f} ± {error:.1f} ({(scaled_values**2).mean() ** 0.5:.1f})"
 
 
 def merits_by_size(label: list[str], pairs: dict[float, list[tuple[float, float]]]) -> list[str]:
@@ -769,8 +771,8 @@ def own_updates(records: list[dict], arm: str, optimizer: str, size: float) -> l
     return steps_of([r for r in records if r["arm"] == arm], balance=balance, optimizer=optimizer, size=size)
 
 
-def part_table(records: list[dict], sizes: list[float]) -> str:
-    """Of what the measured change consists, mean ± standard error over the batches, 1e-4 nats per token."""
+def part_table(records: list[dict]) -> str:
+    """Of what the measured change consists: mean ± standard error (root mean square) over the batches."""
     columns = [(arm, optimizer) for optimizer in ("sgd", "adamw") for arm in ARMS]
     rows = []
     for name in ("measured", *PARTS):
@@ -896,7 +898,7 @@ def report(records: list[dict], output_dir: Path, how: str) -> None:
             "λ:",
             coefficient_table(records),
             "Parts:",
-            part_table(records, sizes),
+            part_table(records),
             "Drift by step size:",
             drift_table(records, sizes),
             f"{len(records)} batches, {statistics.mean(r['trained_tokens'] for r in records):.0f} trained tokens and "
