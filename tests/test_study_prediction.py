@@ -275,21 +275,31 @@ def test_the_step_of_the_trainer_is_the_one_that_is_measured(make_trainer, stren
 
 
 def test_batch_of_a_trainer(make_trainer):
-    """The float64 policy has the trainer's log-probabilities; contexts are equal where the preceding tokens are."""
+    """The policy in float64 has the trainer's log-probabilities; contexts are equal where the preceding tokens are."""
     seen = {}
 
     class Keep(Probe):
         def on_pre_optimizer_step(self, args, state, control, **kwargs):
             policy, params, batch = batch_of(self.trainer)
             (inputs,) = self.trainer._buffered_inputs
-            seen.update(logits=policy(params, batch.rows), batch=batch, inputs=inputs)
+            direction = {name: random(*value.shape) for name, value in params.items()}
+            low, high = ({name: params[name] + h * direction[name] for name in params} for h in (-1e-7, 1e-7))
+            seen.update(
+                logits=policy(params, batch.rows),
+                batch=batch,
+                inputs=inputs,
+                difference=(policy(high, batch.rows) - policy(low, batch.rows)) / 2e-7,
+                derivative=torch.func.jvp(lambda p: policy(p, batch.rows), (params,), (direction,))[1],
+            )
 
     keep = Keep(set(), [], 0.0, tqdm(disable=True))
     trainer = make_trainer(callbacks=[keep], max_steps=1, temperature=0.8)
     keep.trainer = trainer
     trainer.train()
     batch, inputs = seen["batch"], seen["inputs"]
-    assert seen["logits"].dtype == torch.float64
+    # Nothing inside rounds to float32, which would drown a change as small as this
+    torch.testing.assert_close(seen["difference"], seen["derivative"], rtol=1e-4, atol=1e-4)
+    assert seen["derivative"].abs().mean() > 0.1
     logps = seen["logits"].log_softmax(-1).gather(-1, batch.tokens.unsqueeze(-1)).squeeze(-1)
     where = inputs["completion_mask"].bool()
     torch.testing.assert_close(logps[where].float(), inputs["flow_logps"][where], atol=1e-5, rtol=1e-5)
