@@ -673,9 +673,32 @@ def mean_and_error(values: list[float], scale: float = 1.0) -> str:
     return f"{scaled_values.mean():.1f} ± {error:.1f} ({(scaled_values**2).mean() ** 0.5:.1f})"
 
 
-def merits_by_size(label: list[str], pairs: dict[float, list[tuple[float, float]]]) -> list[str]:
+Pairs = list[tuple[float, float]]  # predicted and measured, one per batch
+
+
+def plain_pairs(records: list[dict], optimizer: str, name: str, size: float) -> Pairs:
+    """Change of the mean entropy by the plain update, as one predictor has it and as it was."""
+    steps = steps_of(records, balance="none", optimizer=optimizer, size=size)
+    return [(step["predicted"][name], step["measured"]) for step in steps]
+
+
+def balance_pairs(records: list[dict], optimizer: str, estimator: str, name: str, size: float) -> Pairs:
+    """The same of the difference that the balance makes: balanced minus plain update of one batch."""
+    plain = steps_of(records, balance="none", optimizer=optimizer, size=size)
+    balanced = steps_of(records, balance=estimator, optimizer=optimizer, size=size)
+    return [
+        (b["predicted"][name] - p["predicted"][name], b["measured"] - p["measured"])
+        for p, b in zip(plain, balanced, strict=bool(balanced))
+    ]
+
+
+def merits_of(pairs: Pairs) -> dict[str, float]:
+    return merits(*map(list, zip(*pairs, strict=True)))
+
+
+def merits_by_size(label: list[str], pairs: dict[float, Pairs]) -> list[str]:
     """A row: correlation at every size, then slope and sign agreement at size 1, of (predicted, measured)."""
-    by_size = {size: merits(*map(list, zip(*values, strict=True))) for size, values in pairs.items()}
+    by_size = {size: merits_of(of_size) for size, of_size in pairs.items()}
     return [
         *label,
         *(number(merit["pearson"]) for merit in by_size.values()),
@@ -689,13 +712,7 @@ def step_table(records: list[dict], sizes: list[float]) -> str:
     rows = []
     for optimizer in ("sgd", "adamw"):
         for name in (*FLOW_ESTIMATORS, "own", "parametric"):
-            pairs = {
-                size: [
-                    (step["predicted"][name], step["measured"])
-                    for step in steps_of(records, balance="none", optimizer=optimizer, size=size)
-                ]
-                for size in sizes
-            }
+            pairs = {size: plain_pairs(records, optimizer, name, size) for size in sizes}
             rows.append(merits_by_size([LABELS[optimizer], LABELS[name]], pairs))
     header = ["optimizer", "prediction", *(f"r, × {size:g}" for size in sizes), "slope, × 1", "signs, × 1"]
     return table(header, rows)
@@ -707,16 +724,8 @@ def balance_table(records: list[dict], sizes: list[float]) -> str:
     for optimizer in ("sgd", "adamw"):
         for estimator in FLOW_ESTIMATORS:
             for name in (estimator, "parametric"):
-                pairs = {}
-                for size in sizes:
-                    plain = steps_of(records, balance="none", optimizer=optimizer, size=size)
-                    balanced = steps_of(records, balance=estimator, optimizer=optimizer, size=size)
-                    if balanced:
-                        pairs[size] = [
-                            (b["predicted"][name] - p["predicted"][name], b["measured"] - p["measured"])
-                            for p, b in zip(plain, balanced, strict=True)
-                        ]
-                if pairs:
+                pairs = {size: balance_pairs(records, optimizer, estimator, name, size) for size in sizes}
+                if pairs[1.0]:  # not every balance was taken with every optimizer
                     rows.append(merits_by_size([LABELS[optimizer], LABELS[estimator], LABELS[name]], pairs))
     header = ["optimizer", "balance", "prediction", *(f"r, × {s:g}" for s in sizes), "slope, × 1", "signs, × 1"]
     return table(header, rows)
@@ -804,32 +813,38 @@ def drift_table(records: list[dict], sizes: list[float]) -> str:
 
 def draw_scatter(records: list[dict], path: Path) -> None:
     """Measured against predicted change of the mean entropy, one point per batch."""
-    predictions = (*FLOW_ESTIMATORS, "parametric")
-    figure, all_axes = plt.subplots(2, len(predictions), figsize=(13, 6.4), layout="constrained", sharey="row")
+
+    def pairs(chosen: list[dict], optimizer: str, column: str) -> Pairs:
+        if column == "balance":
+            return balance_pairs(chosen, optimizer, "exact", "exact", 1.0)
+        return plain_pairs(chosen, optimizer, column, 1.0)
+
+    columns = {name: LABELS[name] for name in (*FLOW_ESTIMATORS, "parametric")} | {"balance": "effect of the balance"}
+    figure, all_axes = plt.subplots(2, len(columns), figsize=(14, 5.8), layout="constrained", sharey="row")
     points = sorted({record["step"] for record in records})
     for line, optimizer in zip(all_axes, ("sgd", "adamw"), strict=True):
-        for axes, name in zip(line, predictions, strict=True):
-            x: list[float] = []
-            y: list[float] = []
+        for axes, (column, label) in zip(line, columns.items(), strict=True):
             for arm, marker in zip(ARMS, "os", strict=True):
                 chosen = [record for record in records if record["arm"] == arm]
-                steps = steps_of(chosen, balance="none", optimizer=optimizer, size=1.0)
-                arm_x, arm_y = ([1e4 * s["predicted"][name] for s in steps], [1e4 * s["measured"] for s in steps])
+                x, y = zip(*pairs(chosen, optimizer, column), strict=True)
                 colours = [points.index(record["step"]) / max(len(points) - 1, 1) for record in chosen]
-                axes.scatter(arm_x, arm_y, c=colours, cmap="viridis", vmin=0, vmax=1, s=22, marker=marker, alpha=0.85)
-                x, y = x + arm_x, y + arm_y
-            merit = merits(x, y)
+                axes.scatter(x, y, c=colours, cmap="viridis", vmin=0, vmax=1, s=20, marker=marker, alpha=0.85)
+            merit = merits_of(pairs(records, optimizer, column))
             axes.axhline(0, color="0.8", linewidth=0.8, zorder=0)
             axes.axvline(0, color="0.8", linewidth=0.8, zorder=0)
             ends = np.array(axes.get_xlim())
             axes.plot(ends, merit["slope"] * ends, color="#D55E00", linewidth=1.2, scalex=False, scaley=False)
-            axes.set_title(f"{LABELS[optimizer]}, {LABELS[name]}: r = {merit['pearson']:.2f}", fontsize=10)
-            axes.set_xlabel("predicted", fontsize=9)
+            axes.set_title(f"{LABELS[optimizer]}, {label}: r = {merit['pearson']:.2f}", fontsize=9)
+            axes.set_xlabel("predicted, nats per token", fontsize=8)
             axes.tick_params(labelsize=8)
-        line[0].set_ylabel("measured change of the mean\nentropy, 1e-4 nats per token", fontsize=9)
+            axes.ticklabel_format(style="sci", scilimits=(0, 0))
+            axes.locator_params(axis="x", nbins=4)
+            for axis in (axes.xaxis, axes.yaxis):
+                axis.get_offset_text().set_fontsize(8)
+        line[0].set_ylabel("measured change of the\nmean entropy, nats per token", fontsize=9)
     figure.suptitle(
-        "Plain update at its own size; circles: GRPO's runs, squares: OPEFO's; dark: first steps, light: last; "
-        "line: slope through 0",
+        "One step from each batch. First four columns: the plain update; last: balanced (exact) minus plain.\n"
+        "Circles: batches of GRPO's runs, squares: of OPEFO's; dark: first steps, light: last; line: slope through 0.",
         fontsize=10,
     )
     figure.savefig(path, dpi=130)
@@ -841,12 +856,9 @@ def draw_parts(records: list[dict], sizes: list[float], path: Path) -> None:
     figure, (left, right) = plt.subplots(1, 2, figsize=(13, 4.8), layout="constrained", width_ratios=(1, 1.5))
     for name, colour in zip((*FLOW_ESTIMATORS, "own", "parametric"), COLOURS, strict=False):
         for optimizer, style in (("sgd", "-"), ("adamw", "--")):
-            correlations = []
-            for size in sizes:
-                steps = steps_of(records, balance="none", optimizer=optimizer, size=size)
-                correlations.append(merits([s["predicted"][name] for s in steps], [s["measured"] for s in steps]))
+            correlations = [merits_of(plain_pairs(records, optimizer, name, size))["pearson"] for size in sizes]
             label = LABELS[name] if optimizer == "sgd" else None
-            left.plot(sizes, [c["pearson"] for c in correlations], style, color=colour, marker="o", ms=4, label=label)
+            left.plot(sizes, correlations, style, color=colour, marker="o", ms=4, label=label)
     left.set_xscale("log")
     left.axhline(0, color="0.8", linewidth=0.8, zorder=0)
     left.set_xlabel("step size, as a multiple of the trainer's")
@@ -868,7 +880,7 @@ def draw_parts(records: list[dict], sizes: list[float], path: Path) -> None:
     right.set_xticks(range(len(names)), [name.replace(" ", "\n") for name in names], fontsize=8)
     right.set_ylabel("1e-4 nats per token, mean ± s.e.")
     right.set_title("The change of one step, and the parts that add up to it (update of the run itself)", fontsize=10)
-    right.legend(fontsize=8)
+    right.legend(fontsize=8, loc="lower right")
     figure.savefig(path, dpi=130)
     plt.close(figure)
 
