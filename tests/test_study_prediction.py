@@ -18,6 +18,7 @@ from benchmarks.study.prediction import (
     measure,
     merits_by_size,
     pearson,
+    phases,
     report,
     sgd_update,
     sign_agreement,
@@ -244,6 +245,10 @@ def test_rows_of_the_tables_by_hand():
     pairs = {0.1: [(1.0, -1.0), (2.0, -2.0), (3.0, -3.0)], 1.0: [(1.0, 2.0), (2.0, -4.0), (-1.0, -3.0)]}
     # At size 1: Σxy = 2 − 8 + 3 = −3, Σx² = 6; means 2/3 and −5/3, Σ dx dy = 1/3, Σ dx² = 14/3, Σ dy² = 62/3
     assert merits_by_size(["a"], pairs) == ["a", "-1.00", f"{1 / math.sqrt(14 * 62):.2f}", "-0.5", "0.67"]
+
+
+def test_steps_are_cut_where_some_were_left_out():
+    assert phases([{"step": step} for step in (3, 61, 1, 2, 60, 1, 120)]) == [[1, 2, 3], [60, 61], [120]]
 
 
 def probed(make_trainer, strength, steps=(1, 3)):

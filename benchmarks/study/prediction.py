@@ -673,13 +673,18 @@ def mean_and_error(values: list[float], scale: float = 1.0) -> str:
     return f"{scaled_values.mean():.1f} ± {error:.1f} ({(scaled_values**2).mean() ** 0.5:.1f})"
 
 
+def median_and_quartiles(values: np.ndarray) -> str:
+    low, middle, high = np.quantile(values, [0.25, 0.5, 0.75])
+    return f"{middle:.2f} ({low:.2f} to {high:.2f})"
+
+
 Pairs = list[tuple[float, float]]  # predicted and measured, one per batch
 
 
-def plain_pairs(records: list[dict], optimizer: str, name: str, size: float) -> Pairs:
-    """Change of the mean entropy by the plain update, as one predictor has it and as it was."""
+def plain_pairs(records: list[dict], optimizer: str, name: str, size: float, without: str | None = None) -> Pairs:
+    """Change of the mean entropy by the plain update, as one predictor has it and as it was, less one of its parts."""
     steps = steps_of(records, balance="none", optimizer=optimizer, size=size)
-    return [(step["predicted"][name], step["measured"]) for step in steps]
+    return [(step["predicted"][name], step["measured"] - step["parts"].get(without, 0.0)) for step in steps]
 
 
 def balance_pairs(records: list[dict], optimizer: str, estimator: str, name: str, size: float) -> Pairs:
@@ -714,6 +719,9 @@ def step_table(records: list[dict], sizes: list[float]) -> str:
         for name in (*FLOW_ESTIMATORS, "own", "parametric"):
             pairs = {size: plain_pairs(records, optimizer, name, size) for size in sizes}
             rows.append(merits_by_size([LABELS[optimizer], LABELS[name]], pairs))
+    for name in FLOW_ESTIMATORS:
+        pairs = {size: plain_pairs(records, "adamw", name, size, without="memory") for size in sizes}
+        rows.append(merits_by_size(["AdamW, less memory", LABELS[name]], pairs))
     header = ["optimizer", "prediction", *(f"r, × {size:g}" for size in sizes), "slope, × 1", "signs, × 1"]
     return table(header, rows)
 
@@ -759,19 +767,52 @@ def coefficient_table(records: list[dict]) -> str:
     rows = []
     for estimator in FLOW_ESTIMATORS:
         flows = [record["flows"][estimator] for record in records]
-        token_wise = [flow["coefficient"] for flow in flows]
-        parametric = [flow["parametric_coefficient"] for flow in flows]
         right = [flow["parametric_increase_side"] > 0 > flow["parametric_decrease_side"] for flow in flows]
+        token_wise = np.array([flow["coefficient"] for flow in flows])
+        parametric = np.array([flow["parametric_coefficient"] for flow in flows])
         rows.append(
             [
                 LABELS[estimator],
-                f"{np.mean(token_wise):.3f} ± {np.std(token_wise, ddof=1):.3f}",
-                f"{np.mean(parametric):.3f} ± {np.std(parametric, ddof=1):.3f}",
-                number(pearson(np.array(token_wise), np.array(parametric))),
+                median_and_quartiles(token_wise),
+                median_and_quartiles(parametric),
+                number(pearson(token_wise[right], parametric[right])),
                 f"{sum(right)} of {len(right)}",
             ]
         )
-    return table(["estimator", "λ", "parametric λ", "r", "sides as named"], rows)
+    return table(["estimator", "λ", "parametric λ", "r, sides as named", "sides as named"], rows)
+
+
+def phases(records: list[dict]) -> list[list[int]]:
+    """The measured steps, cut where some were left out."""
+    runs: list[list[int]] = []
+    for step in sorted({record["step"] for record in records}):
+        if runs and step == runs[-1][-1] + 1:
+            runs[-1].append(step)
+        else:
+            runs.append([step])
+    return runs
+
+
+def phase_table(records: list[dict]) -> str:
+    """Correlations of the estimator "exact" at size 1, by point of the training."""
+    rows = []
+    for steps in phases(records):
+        chosen = [record for record in records if record["step"] in steps]
+        pairs = [
+            *(plain_pairs(chosen, optimizer, "exact", 1.0) for optimizer in ("sgd", "adamw")),
+            *(balance_pairs(chosen, optimizer, "exact", "exact", 1.0) for optimizer in ("sgd", "adamw")),
+        ]
+        rows.append(
+            [
+                f"{steps[0]} to {steps[-1]}",
+                str(len(chosen)),
+                f"{statistics.mean(record['entropy'] for record in chosen):.2f}",
+                *(number(merits_of(of_column)["pearson"]) for of_column in pairs),
+                *(f"{merits_of(of_column)['slope']:.3g}" for of_column in pairs[2:]),
+            ]
+        )
+    header = ["steps", "batches", "entropy", "plain, SGD: r", "plain, AdamW: r"]
+    return table([*header, "balance, SGD: r", "balance, AdamW: r", "balance, SGD: slope", "AdamW: slope"], rows)
 
 
 def own_updates(records: list[dict], arm: str, optimizer: str, size: float) -> list[dict]:
@@ -789,7 +830,7 @@ def part_table(records: list[dict]) -> str:
         for arm, optimizer in columns:
             steps = own_updates(records, arm, optimizer, 1.0)
             values = [step["measured"] if name == "measured" else step["parts"][name] for step in steps]
-            cells.append(mean_and_error(values, 1e4) if np.abs(values).max() > 1e-12 else "0")
+            cells.append(mean_and_error(values, 1e4) if np.abs(values).max() > 1e-9 else "0")
         rows.append(cells)
     return table(["1e-4 nats per token", *(f"{LABELS[o]}, {LABELS[arm]}" for arm, o in columns)], rows)
 
@@ -866,7 +907,8 @@ def draw_parts(records: list[dict], sizes: list[float], path: Path) -> None:
     left.set_title(
         "Predicted and measured change of the mean entropy\nplain update; SGD solid, AdamW dashed", fontsize=10
     )
-    left.legend(fontsize=8)
+    left.set_ylim(bottom=-0.5)
+    left.legend(fontsize=8, loc="lower left", ncols=2)
     names = ("measured", *PARTS)
     columns = [(arm, optimizer) for optimizer in ("sgd", "adamw") for arm in ARMS]
     for i, ((arm, optimizer), colour) in enumerate(zip(columns, COLOURS, strict=False)):
@@ -909,6 +951,8 @@ def report(records: list[dict], output_dir: Path, how: str) -> None:
             token_table(records, sizes),
             "λ:",
             coefficient_table(records),
+            "By point of the training, exact, × 1:",
+            phase_table(records),
             "Parts:",
             part_table(records),
             "Drift by step size:",
@@ -947,7 +991,7 @@ def main() -> None:
     command = shlex.join(["python", "-m", "benchmarks.study.prediction", *sys.argv[1:]])
     packages = ", ".join(f"{name} {version(name)}" for name in ("opefo_trl", "trl", "transformers", "torch"))
     seconds = time.monotonic() - started
-    report(records, args.output_dir, f"Made by `{command}` in {seconds:.0f} seconds, with {packages}.")
+    report(records, args.output_dir, f"Made by `{command}` in {seconds:.0f} seconds with {packages}.")
 
 
 if __name__ == "__main__":
