@@ -830,25 +830,30 @@ def part_table(records: list[dict]) -> str:
         for arm, optimizer in columns:
             steps = own_updates(records, arm, optimizer, 1.0)
             values = [step["measured"] if name == "measured" else step["parts"][name] for step in steps]
-            cells.append(mean_and_error(values, 1e4) if np.abs(values).max() > 1e-9 else "0")
+            cells.append(mean_and_error(values, 1e4) if np.abs(values).max() > 1e-8 else "0")
         rows.append(cells)
     return table(["1e-4 nats per token", *(f"{LABELS[o]}, {LABELS[arm]}" for arm, o in columns)], rows)
 
 
 def drift_table(records: list[dict], sizes: list[float]) -> str:
-    """Mean measured change, its first and its second order, by step size."""
+    """Mean change by the plain and the balanced update, and the orders of the one that the run takes, by step size."""
     rows = []
     for optimizer in ("sgd", "adamw"):
         for arm in ARMS:
-            for name, value in (
-                ("measured", lambda step: step["measured"]),
-                ("parametric", lambda step: step["predicted"]["parametric"]),
-                ("second order", lambda step: step["parts"]["second order"]),
-            ):
-                means = [
-                    np.mean([value(step) for step in own_updates(records, arm, optimizer, size)]) for size in sizes
-                ]
-                rows.append([LABELS[optimizer], LABELS[arm], name, *(f"{mean * 1e4:.3g}" for mean in means)])
+            chosen = [record for record in records if record["arm"] == arm]
+            at_sizes: list[dict[str, Any]] = [{"optimizer": optimizer, "size": size} for size in sizes]
+            columns = [
+                {
+                    "plain, measured": [s["measured"] for s in steps_of(chosen, balance="none", **which)],
+                    "balanced, measured": [s["measured"] for s in steps_of(chosen, balance="exact", **which)],
+                    "own, first order": [s["predicted"]["parametric"] for s in own_updates(chosen, arm, **which)],
+                    "own, second order": [s["parts"]["second order"] for s in own_updates(chosen, arm, **which)],
+                }
+                for which in at_sizes
+            ]
+            for name in columns[0]:
+                means = [f"{np.mean(column[name]) * 1e4:.3g}" for column in columns]
+                rows.append([LABELS[optimizer], LABELS[arm], name, *means])
     return table(["optimizer", "run", "1e-4 nats per token", *(f"× {size:g}" for size in sizes)], rows)
 
 
@@ -941,6 +946,7 @@ def report(records: list[dict], output_dir: Path, how: str) -> None:
     """
     sizes = list(dict.fromkeys(step["size"] for step in records[0]["steps"]))
     errors = [record["trainer"]["step_error"] for record in records]
+    gains = [step["gain"] for step in steps_of(records, balance="none", optimizer="sgd", size=1.0)]
     text = "\n\n".join(
         [
             "By step:",
@@ -959,7 +965,9 @@ def report(records: list[dict], output_dir: Path, how: str) -> None:
             drift_table(records, sizes),
             f"{len(records)} batches, {statistics.mean(r['trained_tokens'] for r in records):.0f} trained tokens and "
             f"{statistics.mean(r['contexts'] for r in records):.0f} contexts in the mean. The trainer's own step and "
-            f"the one computed here differ by {max(errors):.1e} of its length at most.\n{how}",
+            f"the one computed here differ by {max(errors):.1e} of its length at most. Gain κ, plain update: median "
+            f"(quartiles) {np.median(gains):.0f} ({np.quantile(gains, 0.25):.0f} to {np.quantile(gains, 0.75):.0f}), "
+            f"{min(gains):.0f} to {max(gains):.0f} in all.\n{how}",
         ]
     )
     (output_dir / "tables.md").write_text(text + "\n")
