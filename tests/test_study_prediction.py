@@ -334,5 +334,11 @@ def test_report(make_trainer, tmp_path, capsys):
     x, y = (np.array([s[k] if k == "measured" else s[k]["exact"] for s in plain]) for k in ("predicted", "measured"))
     (line,) = [line for line in text.splitlines() if line.startswith("| SGD | exact | ") and line.count("|") == 7]
     assert line.split(" | ")[3:] == [f"{np.corrcoef(x, y)[0, 1]:.2f}", f"{x @ y / (x @ x):.3g}", line.split(" | ")[5]]
+    # Of the update that OPEFO's run takes itself: the last column
+    own = [steps_of(r, balance="exact", optimizer="adamw", size=1.0)[0]["parts"] for r in records[2:]]
+    interference = 1e4 * np.array([p["same context"] + p["same prompt"] + p["other prompts"] for p in own])
+    (line,) = [line for line in text.splitlines() if line.startswith("| interference: ")]
+    error, square = interference.std(ddof=1) / math.sqrt(2), math.sqrt((interference**2).mean())
+    assert line.split(" | ")[-1] == f"{interference.mean():.1f} ± {error:.1f} ({square:.1f}) |"
     for name in ("scatter.png", "parts.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")

@@ -55,6 +55,11 @@ PARTS = (
     "second order",
 )
 
+# What several of them come to together
+SUMS = {
+    "interference": ("same context", "same prompt", "other prompts"),
+    "optimizer": ("preconditioning", "memory"),
+}
 LABELS = {
     "sgd": "SGD",
     "adamw": "AdamW",
@@ -825,11 +830,14 @@ def part_table(records: list[dict]) -> str:
     """Of what the measured change consists: mean ± standard error (root mean square) over the batches."""
     columns = [(arm, optimizer) for optimizer in ("sgd", "adamw") for arm in ARMS]
     rows = []
-    for name in ("measured", *PARTS):
-        cells = [name]
+    for name in ("measured", *PARTS, *SUMS):
+        cells = [f"{name}: {', '.join(SUMS[name])}" if name in SUMS else name]
         for arm, optimizer in columns:
             steps = own_updates(records, arm, optimizer, 1.0)
-            values = [step["measured"] if name == "measured" else step["parts"][name] for step in steps]
+            if name == "measured":
+                values = [step["measured"] for step in steps]
+            else:
+                values = [sum(step["parts"][part] for part in SUMS.get(name, (name,))) for step in steps]
             cells.append(mean_and_error(values, 1e4) if np.abs(values).max() > 1e-8 else "0")
         rows.append(cells)
     return table(["1e-4 nats per token", *(f"{LABELS[o]}, {LABELS[arm]}" for arm, o in columns)], rows)
