@@ -13,12 +13,14 @@ from benchmarks.study.prediction import (
     Batch,
     Probe,
     adamw_update,
+    balance_pairs,
     batch_of,
     dot,
     measure,
     merits_by_size,
     pearson,
     phases,
+    plain_pairs,
     report,
     sgd_update,
     sign_agreement,
@@ -245,6 +247,19 @@ def test_rows_of_the_tables_by_hand():
     pairs = {0.1: [(1.0, -1.0), (2.0, -2.0), (3.0, -3.0)], 1.0: [(1.0, 2.0), (2.0, -4.0), (-1.0, -3.0)]}
     # At size 1: Σxy = 2 − 8 + 3 = −3, Σx² = 6; means 2/3 and −5/3, Σ dx dy = 1/3, Σ dx² = 14/3, Σ dy² = 62/3
     assert merits_by_size(["a"], pairs) == ["a", "-1.00", f"{1 / math.sqrt(14 * 62):.2f}", "-0.5", "0.67"]
+
+
+def test_pairs_by_hand():
+    def step(balance, predicted, measured, memory):
+        parts = {"memory": memory}
+        values = {"predicted": {"exact": predicted}, "measured": measured, "parts": parts}
+        return {"balance": balance, "optimizer": "adamw", "size": 1.0, **values}
+
+    records = [{"steps": [step("none", 1.0, 5.0, 2.0), step("exact", 4.0, 12.0, 3.0)]} for _ in range(2)]
+    assert plain_pairs(records, "adamw", "exact", 1.0) == [(1.0, 5.0)] * 2
+    assert plain_pairs(records, "adamw", "exact", 1.0, without="memory") == [(1.0, 3.0)] * 2
+    assert balance_pairs(records, "adamw", "exact", "exact", 1.0) == [(3.0, 7.0)] * 2
+    assert balance_pairs(records, "adamw", "paper", "paper", 1.0) == []
 
 
 def test_steps_are_cut_where_some_were_left_out():
