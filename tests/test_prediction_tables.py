@@ -9,6 +9,8 @@ from prediction_policies import make_records
 from benchmarks.study.prediction.records import steps_of
 from benchmarks.study.prediction.tables import (
     all_tables,
+    coefficient_table,
+    is_bounded,
     mean_and_error,
     median_and_quartiles,
     merits_by_size,
@@ -53,6 +55,27 @@ def test_predicted_against_measured(records):
         f"{x @ y / (x @ x):.3g}",
         f"{np.mean(np.sign(x) == np.sign(y)):.2f}",
     ]
+
+
+def test_the_batch_of_largest_gain_is_left_out(records):
+    plain = steps_of(records, balance="none", optimizer="sgd", size=1.0)
+    rest = sorted(plain, key=lambda step: step["gain"])[:-1]
+    x, y = np.array([step["predicted"]["own"] for step in rest]), np.array([step["measured"] for step in rest])
+    text = step_table(records, [1.0])
+    _, slope, _ = cells(text, "| SGD, less the batch of largest κ | own token, parametric | ")
+    assert slope == f"{x @ y / (x @ x):.3g}"
+    assert slope != cells(text, "| SGD | own token, parametric | ")[1]
+
+
+def test_bounded_coefficients_are_counted():
+    assert is_bounded({"increase": 1.0, "decrease": 4.0, "coefficient": 0.5})  # (4 − 1) / 5 is more
+    assert is_bounded({"increase": 4.0, "decrease": 1.0, "coefficient": -0.5})
+    assert not is_bounded({"increase": 3.0, "decrease": 5.0, "coefficient": 0.25})
+    sides = {"parametric_increase_side": 1.0, "parametric_decrease_side": -1.0, "parametric_coefficient": 0.1}
+    balances = ((4.0, 0.5), (3.0, 0.5), (1.0, 0.0))  # N and λ, beside a P of 1
+    flows = [{"increase": 1.0, "decrease": n, "coefficient": c, **sides} for n, c in balances]
+    text = coefficient_table([{"flows": dict.fromkeys(("exact", "sampled", "paper"), flow)} for flow in flows])
+    assert cells(text, "| paper | ")[1] == "1 of 3"
 
 
 def test_parts_of_the_update_that_a_run_takes_itself(records):

@@ -65,9 +65,12 @@ def merits_by_size(label: list[str], pairs: dict[float, Pairs]) -> list[str]:
 
 def step_table(records: list[dict], sizes: list[float]) -> str:
     """Predicted against measured change of the mean entropy, one point per batch, of the plain update."""
+    outlier = max(records, key=gain_of)
+    others = [record for record in records if record is not outlier]
     kinds: list[tuple[str, list[dict], str, str, str | None]] = [
         *((LABELS[optimizer], records, optimizer, name, None) for optimizer in OPTIMIZERS for name in PREDICTIONS),
         *(("AdamW, less memory", records, "adamw", name, "memory") for name in FLOW_ESTIMATORS),
+        ("SGD, less the batch of largest κ", others, "sgd", "own", None),
     ]
     rows = []
     for label, chosen, optimizer, name, without in kinds:
@@ -107,6 +110,11 @@ def token_table(records: list[dict], sizes: list[float]) -> str:
     return table(["optimizer", "prediction", *header, "effect on the batch: r", "signs"], rows)
 
 
+def is_bounded(flow: dict) -> bool:
+    """Whether the flows cancel only at a λ beyond the bound."""
+    return abs(flow["decrease"] - flow["increase"]) / (flow["decrease"] + flow["increase"]) > abs(flow["coefficient"])
+
+
 def coefficient_table(records: list[dict]) -> str:
     """λ as the estimators have it, before anything is shared, and λ at which the parametric flow vanishes."""
     rows = []
@@ -119,12 +127,13 @@ def coefficient_table(records: list[dict]) -> str:
             [
                 LABELS[estimator],
                 median_and_quartiles(token_wise),
+                f"{sum(map(is_bounded, flows))} of {len(flows)}",
                 median_and_quartiles(parametric),
                 number(pearson(token_wise[right], parametric[right])),
                 f"{sum(right)} of {len(right)}",
             ]
         )
-    return table(["estimator", "λ", "parametric λ", "r, sides as named", "sides as named"], rows)
+    return table(["estimator", "λ", "at the bound", "parametric λ", "r, sides as named", "sides as named"], rows)
 
 
 def phase_table(records: list[dict]) -> str:
