@@ -23,13 +23,15 @@ GPUS = {"A100": 80, "H100": 90}  # compute capability × 10
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 BLOCK = 1024  # logits that one pass through the loop folds, in both kernels
 FLAGS = ("HAS_SOFTCAP", "HAS_ENTROPY", "HAS_LOG_SUM_SQ_PROBS", "HAS_MEAN_LOGITS", "HAS_IS_TOP1")
-# As the tiles have it in training: aligned pointers, strides and widths, logits in bfloat16
-POINTERS = {"tile_ptr": "*bf16", "mm_ptr": "*bf16", "tokens_ptr": "*i64", "targets_ptr": "*i64"}
+# As the tiles have it in training: aligned pointers, strides and widths
+TILES = ("tile_ptr", "mm_ptr")
+TOKENS = ("tokens_ptr", "targets_ptr")
 INTEGERS = ("tile_stride", "mm_stride", "sums_stride", "vocab_start", "num_columns", "n_cols")
 
 
-def compile_for(kernel: Any, capability: int, has: tuple[str, ...] = ()) -> bytes:
-    """Machine code of a kernel without any GPU; `has` names the flags that are on."""
+def compile_for(kernel: Any, capability: int, has: tuple[str, ...] = (), dtype: str = "bf16") -> bytes:
+    """Machine code of a kernel without any GPU; `has` names the flags that are on, `dtype` is the logits'."""
+    types = dict.fromkeys(TILES, f"*{dtype}") | dict.fromkeys(TOKENS, "*i64") | dict.fromkeys(INTEGERS, "i32")
     constants: dict[str, float] = {name: name in has for name in FLAGS}
     constants |= {"BLOCK_SIZE": BLOCK, "LOWEST": LOWEST_LOGIT}
     signature, aligned = {}, {}
@@ -37,9 +39,7 @@ def compile_for(kernel: Any, capability: int, has: tuple[str, ...] = ()) -> byte
         if name in constants:
             signature[name] = "constexpr"
             continue
-        signature[name] = POINTERS.get(
-            name, "i32" if name in INTEGERS else "*fp32" if name.endswith("ptr") else "fp32"
-        )
+        signature[name] = types.get(name, "*fp32" if name.endswith("ptr") else "fp32")
         if name in INTEGERS or name.endswith("ptr"):
             aligned[position,] = [["tt.divisibility", 16]]
     source = ASTSource(
