@@ -12,7 +12,7 @@ from threading import Lock
 
 from tqdm.auto import tqdm
 
-from benchmarks.study.arms import Arm, make_arms
+from benchmarks.study.arms import Arm, make_arms, make_forms
 from benchmarks.study.report import Record, choose_learning_rates, read_records, write_report
 from benchmarks.study.run import Arguments
 from benchmarks.study.tasks import TASKS
@@ -119,10 +119,10 @@ def study(options: argparse.Namespace) -> None:
         `RuntimeError`: if a run fails.
     """
     task = TASKS[options.task]
-    arms = make_arms(task)
+    arms = make_arms(task) | make_forms(task)
     if unknown := [name for name in options.arms or [] if name not in arms]:
         raise ValueError(f"There is no arm {', '.join(unknown)}: take some of {', '.join(arms)}.")
-    arms = {name: arms[name] for name in options.arms or arms}
+    arms = {name: arms[name] for name in options.arms or make_arms(task)}
     steps = task.steps if options.steps is None else options.steps
     folder = options.output / options.task
     task.prepare(folder)
@@ -148,7 +148,9 @@ def main() -> None:
         "folder's `records.jsonl` holds already is not run again.",
     )
     parser.add_argument("--task", choices=TASKS, required=True)
-    parser.add_argument("--arms", nargs="+", help="names of `benchmarks/study/arms.py` (default: all)")
+    parser.add_argument(
+        "--arms", nargs="+", help="names of `benchmarks/study/arms.py` (default: all but the other forms of λ)"
+    )
     parser.add_argument("--seeds", type=int, nargs="+", help="(default: 1 to 5 or 3, by arm; for learning rates 101)")
     rate = parser.add_mutually_exclusive_group()
     rate.add_argument("--learning_rates", type=float, nargs="+", help="compare these on the validation problems")

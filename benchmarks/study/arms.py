@@ -8,12 +8,10 @@ from typing import Any
 import torch
 import yaml
 
+from benchmarks.study import forms
 from benchmarks.study.rivals import RepoR, clip_cov, random_drop, stare, steer
 from benchmarks.study.tasks import Task
 from opefo_trl import OPEFOTrainer
-
-
-Rule = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 class RivalTrainer(OPEFOTrainer):
@@ -32,7 +30,7 @@ class RivalTrainer(OPEFOTrainer):
         `ValueError`: if a micro-batch is not the whole rollout batch, whose sums and ranks the rules are made of.
     """
 
-    def __init__(self, *args, rule: Rule, **kwargs):
+    def __init__(self, *args, rule: Callable[..., Any], **kwargs):
         super().__init__(*args, **kwargs)
         self.rule = rule
         parts = self.args.steps_per_generation * self.accelerator.num_processes  # type: ignore[operator]
@@ -42,18 +40,33 @@ class RivalTrainer(OPEFOTrainer):
                 "`steps_per_generation=1`."
             )
 
+    def new_advantages(self, inputs: dict[str, Any], advantages: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """What the rule makes of the advantages, shape `(B, T)`."""
+        return self.rule(advantages, inputs["flow_logps"], inputs["flow_entropies"], mask)
+
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         inputs = dict(inputs)
         # Without it OPEFO leaves the advantages as they are
         if inputs.pop("flow_coefficient", None) is not None:
             advantages, mask = inputs["advantages"].unsqueeze(1), self._loss_mask(inputs)  # (B, 1), (B, T)
-            changed = self.rule(advantages, inputs["flow_logps"], inputs["flow_entropies"], mask)  # (B, T)
+            changed = self.new_advantages(inputs, advantages, mask)  # (B, T)
             relevant = (advantages != 0) & mask.bool()  # (B, T)
             if relevant.any():
                 share = (changed != advantages)[relevant].float().mean()
                 self._metrics["train"]["changed_share"].append(share.item())
             inputs["advantages"] = changed
         return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+
+
+class FormTrainer(RivalTrainer):
+    """OPEFO with another form of the coefficient, a rule as `benchmarks/study/forms.py` describes it."""
+
+    def new_advantages(self, inputs: dict[str, Any], advantages: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        flow = self._token_weights(inputs) * advantages * inputs["flow_sensitivities"]  # (B, T)
+        entropy = ((inputs["flow_entropies"] * mask).sum() / mask.sum()).item()
+        up, down = self.rule(flow, entropy)
+        factors = torch.where(flow > 0, up, torch.where(flow < 0, down, 1.0))  # (B, T)
+        return advantages * factors
 
 
 @dataclass(frozen=True)
@@ -68,20 +81,23 @@ class Arm:
             Seeds that it is run with by default: 1, 2, … up to this.
         settings (`dict[str, Any]`, *optional*):
             Fields of [`~opefo_trl.OPEFOConfig`].
-        make_rule (`Callable[[int], Rule]`, *optional*):
-            From the seed, the rule of a rival.
+        make_rule (`Callable[[int], Callable]`, *optional*):
+            From the seed, the rule that `trainer` takes.
         updates (`int`, *optional*, defaults to `1`):
             Optimizer steps per rollout batch. 0: no training, the base model is tested.
         entropy_target (`float`, *optional*):
             Level that the method steers to or switches at, in nats per token.
+        trainer (`type[OPEFOTrainer]`, *optional*, defaults to [`~opefo_trl.OPEFOTrainer`]):
+            What trains.
     """
 
     label: str
     seeds: int
     settings: dict[str, Any] = field(default_factory=dict)
-    make_rule: Callable[[int], Rule] | None = None
+    make_rule: Callable[[int], Callable] | None = None
     updates: int = 1
     entropy_target: float | None = None
+    trainer: type[OPEFOTrainer] = OPEFOTrainer
 
 
 def make_arms(task: Task) -> dict[str, Arm]:
@@ -92,6 +108,9 @@ def make_arms(task: Task) -> dict[str, Arm]:
     def generator(seed: int) -> torch.Generator:
         return torch.Generator().manual_seed(seed)
 
+    def rival(label: str, make_rule: Callable[[int], Callable], entropy_target: float | None = None) -> Arm:
+        return Arm(label, 3, grpo, make_rule, entropy_target=entropy_target, trainer=RivalTrainer)
+
     return {
         "base": Arm("base model", 1, updates=0),
         "grpo_8": Arm("GRPO, 8 updates a rollout", 3, {**grpo, "strict_on_policy": False}, updates=8),
@@ -101,10 +120,10 @@ def make_arms(task: Task) -> dict[str, Arm]:
         "opefo_paper": Arm("OPEFO, paper", 3, {"flow_estimator": "paper"}),
         "opefo_low": Arm(f"OPEFO, target {low}", 5, {"flow_entropy_target": low}, entropy_target=low),
         "opefo_high": Arm(f"OPEFO, target {high}", 5, {"flow_entropy_target": high}, entropy_target=high),
-        "stare": Arm("STARE", 3, grpo, lambda _: partial(stare, entropy_threshold=low), entropy_target=low),
-        "steer": Arm("STEER", 3, grpo, lambda _: steer),
-        "repo_r": Arm("REPO-R", 3, grpo, lambda _: RepoR(low), entropy_target=low),
-        "clip_cov": Arm("Clip-Cov", 3, grpo, lambda seed: partial(clip_cov, generator=generator(seed))),
+        "stare": rival("STARE", lambda _: partial(stare, entropy_threshold=low), entropy_target=low),
+        "steer": rival("STEER", lambda _: steer),
+        "repo_r": rival("REPO-R", lambda _: RepoR(low), entropy_target=low),
+        "clip_cov": rival("Clip-Cov", lambda seed: partial(clip_cov, generator=generator(seed))),
         "top_20": Arm("80/20", 3, {**grpo, "top_entropy_quantile": 0.2}),
         # Step and bound of Skywork-OR1
         "entropy_bonus": Arm(
@@ -119,9 +138,25 @@ def make_arms(task: Task) -> dict[str, Arm]:
             },
             entropy_target=low,
         ),
-        "random_drop": Arm(
-            "random drop of 20 %", 3, grpo, lambda seed: partial(random_drop, generator=generator(seed))
-        ),
+        "random_drop": rival("random drop of 20 %", lambda seed: partial(random_drop, generator=generator(seed))),
+    }
+
+
+def make_forms(task: Task) -> dict[str, Arm]:
+    """OPEFO with other forms of the coefficient, by name; run where `--arms` names them."""
+    low, _ = task.entropy_targets
+
+    def form(label: str, make_rule: Callable[[int], Callable], entropy_target: float | None = None) -> Arm:
+        settings = {"flow_strength": 0.0}
+        return Arm(f"OPEFO, {label}", 3, settings, make_rule, entropy_target=entropy_target, trainer=FormTrainer)
+
+    return {
+        "overbalanced": form("λ × 1.5", lambda _: forms.overbalanced),
+        "raise_only": form("raising side only", lambda _: forms.raise_only),
+        "lower_only": form("lowering side only", lambda _: forms.lower_only),
+        "per_sequence": form("a λ per completion", lambda _: forms.per_sequence),
+        "smoothed": form("λ of ten batches", lambda _: forms.Smoothed()),
+        "integral": form(f"target {low}, integral", lambda _: forms.Integral(low), entropy_target=low),
     }
 
 
@@ -133,7 +168,7 @@ def find_arm(task: Task, name: str) -> Arm:
         `ValueError`: if there is no such arm.
     """
     base, *changes = name.split()
-    arms = make_arms(task)
+    arms = make_arms(task) | make_forms(task)
     if base not in arms:
         raise ValueError(f"There is no arm {base!r}: take one of {', '.join(arms)}.")
     changed = {key: yaml.safe_load(value) for key, value in (change.split("=") for change in changes)}

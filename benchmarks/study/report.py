@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmarks.study.arms import Arm, make_arms
+from benchmarks.study.arms import Arm, make_arms, make_forms
 from benchmarks.study.tasks import TASKS, Task
 from opefo_trl.plot import COLOURS, smooth
 from opefo_trl.scores import pass_at_k
@@ -309,7 +309,7 @@ def write_report(folder: Path) -> str:
     if not tested:
         raise ValueError(f"{folder / 'records.jsonl'} holds no record of a test: run the study first.")
     task = TASKS[tested[0]["task"]]
-    arms = make_arms(task)
+    arms = make_arms(task) | make_forms(task)
     groups = by_arm(records, arms)
     steps = sorted({record["steps"] for record in tested if "curves" in record})
     versions = "; ".join(sorted({", ".join(f"{k} {v}" for k, v in r["versions"].items()) for r in tested}))
@@ -340,7 +340,8 @@ Learning rates, by pass@1 with top-p 0.7 on validation problems, neither trained
 """
     text += f"\n{versions}.\n"
     (folder / "table.md").write_text(text)
-    draw(groups, arms, task, folder / "study.png")
+    drawn = make_arms(task)
+    draw({name: runs for name, runs in groups.items() if name in drawn}, drawn, task, folder / "study.png")
     return text
 
 

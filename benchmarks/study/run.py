@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from benchmarks.study.arms import Arm, RivalTrainer, find_arm
+from benchmarks.study.arms import Arm, find_arm
 from benchmarks.study.tasks import TASKS, Task, read_problems
-from opefo_trl import OPEFOConfig, OPEFOTrainer
+from opefo_trl import OPEFOConfig
 from opefo_trl.sampling import Sampling, TransformersSampler
 
 
@@ -81,7 +81,7 @@ def train(task: Task, arm: Arm, arguments: Arguments, folder: Path, model_dir: s
     """Train, save to `model_dir`, and return the part of the record that is about the training."""
     base = folder / "base"
     rule = {} if arm.make_rule is None else {"rule": arm.make_rule(arguments.seed)}
-    trainer = (RivalTrainer if rule else OPEFOTrainer)(
+    trainer = arm.trainer(
         AutoModelForCausalLM.from_pretrained(base, dtype="float32"),
         task.reward,
         make_config(task, arm, arguments, model_dir),
