@@ -67,6 +67,11 @@ def test_measure_by_hand():
     assert numbers["hot@1"] == 0.25
     assert numbers["hot@4"] == pytest.approx(0.471702, abs=1e-6)
     assert numbers["hot@64"] == 0.5
+    sharper = make_record()
+    sharper["tests"]["cold"] = {**sharper["tests"]["cold"], "correct": [64, 0]}
+    assert report.measure(sharper, 0.25)["best@1"] == 0.5
+    # the sharp 64 of 64 give 16 of 16; 32 of 64 almost: 1 − C(32, 16) / C(64, 16)
+    assert report.measure(sharper, 0.25)["best@16"] == 0.5 > numbers["hot@16"]
     # Without a target the reference is the start, 0.6. Second half: 0.5 ten times, then 0.3 ten times
     assert numbers["start"] == pytest.approx(0.6) and numbers["end"] == pytest.approx(0.3)
     assert numbers["distance"] == numbers["worst"] == pytest.approx(0.3)

@@ -145,17 +145,20 @@ def train(
 
 def run(device: torch.device, quick: bool) -> list[dict[str, Any]]:
     """One record per arm and way of training, with and without a pass of TRL's own over the rollouts."""
+    # Sized so that all parts together take less than ten minutes. On a GPU to set up a trainer is most of it, and
+    # times are steady: one round of more steps
     if device.type == "cuda":
-        size = {"batch": 8, "prompt_tokens": 256, "completion_tokens": 1024}
+        size, rounds, pairs = {"batch": 8, "prompt_tokens": 256, "completion_tokens": 512}, 1, 4
     else:
-        size = {"batch": 4, "prompt_tokens": 32, "completion_tokens": 96}
+        size, rounds, pairs = {"batch": 4, "prompt_tokens": 32, "completion_tokens": 96}, 3, 3
+    if quick:
+        rounds, pairs = 1, 1
     cases = [
         {"training": training, "trl_pass": trl_pass, "generation": "replayed"}
         for training in ("full", "LoRA")
         for trl_pass in (False, True)
     ]
     cases.append({"training": "full", "trl_pass": False, "generation": "transformers"})
-    rounds, pairs = (1, 1) if quick else (3, 3)
     records = []
     for case in tqdm(cases[:2] if quick else cases, "Ways of training"):
         costs = {arm: Cost() for arm in ARMS}
@@ -165,10 +168,12 @@ def run(device: torch.device, quick: bool) -> list[dict[str, Any]]:
                     train(arm, case, device, size, steps=2, folder=folder)
                 costs[arm].peak_bytes = peak.bytes
                 gc.collect()
+            # Tokens one by one through a large model take long enough to be measured once
+            pairs_here = 1 if case["generation"] == "transformers" else pairs
             for _ in range(rounds):
                 for arm in ARMS:
                     # Two steps at a time, since TRL's pass serves two here; the first two warm up
-                    seconds = train(arm, case, device, size, steps=2 + 2 * pairs, folder=folder)[2:]
+                    seconds = train(arm, case, device, size, steps=2 + 2 * pairs_here, folder=folder)[2:]
                     costs[arm].seconds += [(a + b) / 2 for a, b in zip(seconds[::2], seconds[1::2], strict=True)]
                     gc.collect()
         for arm, cost in costs.items():

@@ -48,6 +48,8 @@ SCORE_COLUMNS = {
     "nucleus@16": ("top-p 0.7: pass@16", 3),
     "cold@1": ("temperature 0.3: pass@1", 3),
     "cold@16": ("temperature 0.3: pass@16", 3),
+    "best@1": ("best sampling: pass@1", 3),
+    "best@16": ("best sampling: pass@16", 3),
     "distinct": ("distinct", 1),
     "distinct_correct": ("distinct, right", 2),
 }
@@ -106,6 +108,10 @@ def measure(record: Record, level: float) -> dict[str, float]:
         for k in (1, 4, 16, 64):
             if k <= result["samples"]:
                 numbers[f"{name}@{k}"] = mean(pass_at_k(result["samples"], right, k) for right in result["correct"])
+    # Who wants one right answer samples coldly, who wants one of 16 hotly: the ends of an arm's frontier
+    for k in (1, 16):
+        if scores := [numbers[key] for name in record["tests"] if (key := f"{name}@{k}") in numbers]:
+            numbers[f"best@{k}"] = max(scores)
     hot = record["tests"].get("hot", {})
     numbers |= {key: hot[key] for key in ("distinct", "distinct_correct") if key in hot}
     if "curves" not in record:
@@ -321,9 +327,9 @@ Mean ± half of the 95 % interval (Student's t) over seeds. {", ".join(map(str, 
 {task.batch_size} completions; {problems} problems that neither training nor tuning has seen. Unless said, sampled at
 temperature 1: 64 answers to each problem, 16 with top-p 0.7 and at temperature 0.3. Entropy in nats per token, over
 {EDGE} batches at the start and at the end, and over the second half. distance, worst: from the arm's target, else from
-its own start, at the end and at most in the second half. distinct: different answers of 64, and different right ones.
-steps to level: rollout batches until the training reward, a mean of {REWARD_WINDOW}, reaches {task.level:g}. seconds:
-of the training, several at a time on one machine.
+its own start, at the end and at most in the second half. best sampling: of the three, the best for each arm and run.
+distinct: different answers of 64, and different right ones. steps to level: rollout batches until the training reward,
+a mean of {REWARD_WINDOW}, reaches {task.level:g}. seconds: of the training, several at a time on one machine.
 
 {make_table(groups, arms, task.level)}
 
