@@ -1,5 +1,6 @@
 """From hidden states to ln p, H and the entropy sensitivity: one projection, tile by tile, never the whole logits."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -137,7 +138,7 @@ def project_flow(
     return TokenFlow(logps, entropies, sensitivities)
 
 
-def _fold_on(device: torch.device):
+def _fold_on(device: torch.device) -> Callable[..., None]:
     if device.type not in ("cuda", "xpu"):
         return fold_tile
     from .flow_kernel import fold_tile as fold_tile_triton  # Triton is there where torch has such a device

@@ -137,6 +137,7 @@ def test_no_possible_token(fold):
     assert all(values.isnan().all() for values in flow)
 
 
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # of the interpreter, which computes with it
 @pytest.mark.parametrize("poison", [math.nan, math.inf])
 def test_a_poisoned_logit_is_not_hidden(fold, poison):
     logits = draw_logits("random", 2500)

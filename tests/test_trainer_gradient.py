@@ -52,8 +52,9 @@ def test_gradient_with_temperature(make_trainer):
     check_first_step(make_trainer(temperature=0.7, callbacks=[keep], **ONE_STEP), keep, temperature=0.7)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs Triton's interpreter: the tests' trainers are on the CPU")
 def test_gradient_with_the_triton_kernels(make_trainer, monkeypatch):
-    """A GPU's path, which scores valid positions alone: TRL's kernels and ours, interpreted where there is none."""
+    """The path of a GPU, which scores valid positions alone: TRL's kernels and ours, interpreted."""
     for module in (trl.trainer.utils, trl.kernels.chunked_logprob):
         monkeypatch.setattr(module, "_use_triton", lambda device: True)
     monkeypatch.setattr(flow_projection, "_fold_on", lambda device: flow_kernel.fold_tile)
