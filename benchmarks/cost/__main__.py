@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 
 from benchmarks.cost import growth, kernel_code, picture, projection, step
 from benchmarks.cost.measure import describe
+from benchmarks.markdown import table
 
 
 # Name of a part: what makes its records
@@ -33,11 +34,6 @@ HOP_SECONDS = 10e-6  # a small message between two nodes; assumed, to be replace
 def milliseconds(seconds: list[float]) -> str:
     low, middle, high = (1000 * value for value in seconds)
     return f"{middle:.4g} ({low:.4g} to {high:.4g})"
-
-
-def table(head: list[str], rows: list[list[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def report(records: list[dict[str, Any]]) -> str:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from benchmarks.markdown import table
 from benchmarks.study.arms import Arm, make_arms, make_forms
 from benchmarks.study.tasks import TASKS, Task
 from opefo_trl.plot import COLOURS, smooth
@@ -188,10 +189,6 @@ def show(values: Sequence[float], digits: int) -> str:
     return text if len(finite) == len(values) else f"{text} ({len(finite)} of {len(values)})"
 
 
-def markdown(head: list[str], rows: list[list[str]]) -> str:
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in [head, ["---"] * len(head), *rows])
-
-
 def make_table(groups: dict[str, dict[int, Record]], arms: dict[str, Arm], level: float) -> str:
     """One line per arm: mean and 95 % interval over its seeds."""
     rows = []
@@ -203,7 +200,7 @@ def make_table(groups: dict[str, dict[int, Record]], arms: dict[str, Arm], level
             for key, (_, digits) in COLUMNS.items()
         ]
         rows.append([arms[name].label, rate, str(len(runs)), *cells])
-    return markdown(["arm", "learning rate", "seeds", *(head for head, _ in COLUMNS.values())], rows)
+    return table(["arm", "learning rate", "seeds", *(head for head, _ in COLUMNS.values())], rows)
 
 
 def make_paired_table(groups: dict[str, dict[int, Record]], arms: dict[str, Arm], level: float) -> str:
@@ -221,7 +218,7 @@ def make_paired_table(groups: dict[str, dict[int, Record]], arms: dict[str, Arm]
             width = f" ± {half:.{digits}f}" if np.isfinite(half) else ""
             cells.append(f"{centre:+.{digits}f}{width}{'*' if abs(centre) > half else ''}")
         rows.append([arms[name].label, str(len(pairs)), *cells])
-    return markdown(["arm", "pairs", *(head for head, _ in columns.values())], rows)
+    return table(["arm", "pairs", *(head for head, _ in columns.values())], rows)
 
 
 def make_rates_table(chosen: dict[str, dict[float, float]], arms: dict[str, Arm]) -> str:
@@ -231,7 +228,7 @@ def make_rates_table(chosen: dict[str, dict[float, float]], arms: dict[str, Arm]
         [arms[name].label, *(f"{scores[rate]:.3f}" for rate in rates), f"{next(iter(scores)):g}"]
         for name, scores in chosen.items()
     ]
-    return markdown(["arm", *(f"{rate:g}" for rate in rates), "chosen"], rows)
+    return table(["arm", *(f"{rate:g}" for rate in rates), "chosen"], rows)
 
 
 def draw_entropy(axes: "Axes", groups: dict[str, dict[int, Record]], styles: dict[str, dict[str, Any]]) -> None:

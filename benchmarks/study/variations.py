@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.markdown import table
 from benchmarks.study.__main__ import complete
 from benchmarks.study.report import (
     BASELINE,
     Record,
     choose_learning_rates,
     interval,
-    markdown,
     measure,
     read_records,
     show,
@@ -106,7 +106,7 @@ def make_table(knobs: list[Knob], collected: dict[str, list[dict[str, float]]]) 
                 numbers = collected[name]
                 cells = [show([n[key] for n in numbers], digits) for key, (_, digits) in COLUMNS.items()]
                 rows.append([knob.arm, f"`{knob.setting}`", f"{value:g}", str(len(numbers)), *cells])
-    return markdown(["arm", "knob", "value", "seeds", *(head for head, _ in COLUMNS.values())], rows)
+    return table(["arm", "knob", "value", "seeds", *(head for head, _ in COLUMNS.values())], rows)
 
 
 def draw(knobs: list[Knob], collected: dict[str, list[dict[str, float]]], path: Path) -> None:

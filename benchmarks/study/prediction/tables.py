@@ -1,11 +1,11 @@
 """The study's tables, in Markdown."""
 
 import statistics
-from collections.abc import Iterable
 from itertools import product
 
 import numpy as np
 
+from benchmarks.markdown import table
 from benchmarks.study.prediction.decomposition import PARTS
 from benchmarks.study.prediction.merits import Pairs, merits_of, pearson
 from benchmarks.study.prediction.records import (
@@ -26,12 +26,6 @@ from benchmarks.study.prediction.records import (
     steps_of,
 )
 from opefo_trl.config import FLOW_ESTIMATORS
-
-
-def table(header: list[str], rows: Iterable[list[str]]) -> str:
-    """In Markdown."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def number(value: float) -> str:
