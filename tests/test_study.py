@@ -4,6 +4,7 @@ import json
 import math
 import re
 import time
+from argparse import Namespace
 from itertools import islice
 from pathlib import Path
 
@@ -113,19 +114,53 @@ def test_show():
     assert report.show([], 0) == ""
 
 
+def make_scores(arm, rate, **rights):
+    """Runs on the validation problems, of each seed with so many right answers of 128."""
+    return [make_record(arm, int(seed[1:]), (right, 0), "validation", rate) for seed, right in rights.items()]
+
+
 def test_the_best_learning_rate_wins_and_all_arms_get_the_same_grid():
-    records = [
-        make_record(arm, seed, (right, 0), "validation", rate)
-        for arm, rate, rights in (("grpo", 1e-4, (10, 20)), ("grpo", 2e-4, (19, 13)), ("opefo", 1e-4, (5, 5)))
-        for seed, right in zip((101, 102), rights, strict=True)
-    ]
+    records = make_scores("grpo", 1e-4, s101=10, s102=20) + make_scores("grpo", 2e-4, s101=19, s102=13)
+    records += make_scores("opefo", 1e-4, s101=5, s102=5)
     with pytest.raises(ValueError, match="'grpo' and 'opefo' were not tuned alike"):
         report.choose_learning_rates(records)
-    records += [make_record("opefo", seed, (4, 0), "validation", 2e-4) for seed in (101, 102)]
-    # 15 of 128 against 16 of 128, and 5 against 4
+    records += make_scores("opefo", 2e-4, s101=4, s102=4)
+    # Means of 15 of 128 against 16 of 128, and 5 against 4
     chosen = report.choose_learning_rates(records)
-    assert list(chosen["grpo"].items()) == [(2e-4, 16 / 128), (1e-4, 15 / 128)]
+    assert list(chosen["grpo"].items()) == [(2e-4, [19 / 128, 13 / 128]), (1e-4, [10 / 128, 20 / 128])]
     assert next(iter(chosen["opefo"])) == 1e-4
+
+
+def test_a_rate_with_one_seed_does_not_win_against_those_with_two():
+    records = make_scores("grpo", 1e-4, s101=30) + make_scores("grpo", 2e-4, s101=20, s102=20)
+    assert list(report.choose_learning_rates(records)["grpo"]) == [2e-4, 1e-4]
+    # Both arms have three runs, but not on as many rates
+    records += make_scores("opefo", 1e-4, s101=1, s102=1, s103=1)
+    with pytest.raises(ValueError, match="not tuned alike"):
+        report.choose_learning_rates(records)
+
+
+def test_the_two_best_rates_get_the_second_seed(tmp_path, monkeypatch):
+    ran = []
+
+    def run_process(arguments, folder):
+        ran.append((arguments.arm, arguments.learning_rate, arguments.seed))
+        # GRPO is best with the middle rates, OPEFO with the high ones
+        right = {"grpo": {1.0: 5, 2.0: 9, 3.0: 8, 4.0: 1}, "opefo": {1.0: 1, 2.0: 2, 3.0: 3, 4.0: 4}}
+        (record,) = make_scores("grpo", arguments.learning_rate, s1=right[arguments.arm][arguments.learning_rate])
+        return {**record, **arguments._asdict()}
+
+    monkeypatch.setattr(study, "run_process", run_process)
+    options = Namespace(task="countdown", learning_rates=[1.0, 2.0, 3.0, 4.0], seeds=None, jobs=2)
+    study.tune(["grpo", "opefo"], options, 300, tmp_path)
+    everything = [(arm, rate, 101) for arm in ("grpo", "opefo") for rate in options.learning_rates]
+    assert sorted(run for run in ran if run[2] == 101) == everything
+    assert sorted(run for run in ran if run[2] == 102) == [
+        ("grpo", 2.0, 102),
+        ("grpo", 3.0, 102),
+        ("opefo", 3.0, 102),
+        ("opefo", 4.0, 102),
+    ]
 
 
 def test_what_is_recorded_is_not_run_again(tmp_path, monkeypatch):
@@ -183,7 +218,6 @@ def test_plan_runs_each_arm_with_its_own_seeds():
     ]
     with pytest.raises(ValueError, match="No learning rate has been chosen for grpo"):
         study.plan_tests(arms, "countdown", 300, {"stare": 1e-4}, None)
-    assert {run.arm for run in study.plan_grid(arms, "countdown", 300, [1e-4], [101])} == {"grpo", "stare"}
 
 
 @pytest.mark.parametrize("arm", [name for name in ARMS if ARMS[name].updates])

@@ -5,21 +5,29 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
+from statistics import mean
 from threading import Lock
 
 from tqdm.auto import tqdm
 
 from benchmarks.study.arms import Arm, make_arms, make_forms
-from benchmarks.study.report import Record, choose_learning_rates, read_records, write_report
+from benchmarks.study.report import (
+    Record,
+    choose_learning_rates,
+    rank_learning_rates,
+    read_records,
+    write_report,
+)
 from benchmarks.study.run import Arguments
 from benchmarks.study.tasks import TASKS
 
 
 ERROR_LINES = 15  # of a run that failed
 GRID_SEEDS = [101, 102]  # none of the main runs'; with one the choice is often noise
+FINALISTS = 2  # learning rates of each arm that get more seeds than the first
 
 
 def run_process(arguments: Arguments, folder: Path) -> Record:
@@ -70,17 +78,26 @@ def complete(wanted: Sequence[Arguments], folder: Path, jobs: int) -> None:
         bar.close()
 
 
-def plan_grid(
-    arms: dict[str, Arm], task: str, steps: int, rates: Sequence[float], seeds: Sequence[int]
-) -> list[Arguments]:
-    """The same rates and seeds for every arm that is trained, on the validation problems."""
+def plan_grid(task: str, steps: int, rates: Mapping[str, Sequence[float]], seeds: Sequence[int]) -> list[Arguments]:
+    """The rates of each arm with each seed, on the validation problems."""
     return [
         Arguments(task, name, seed, rate, steps, "validation")
         for seed in seeds
-        for rate in rates
-        for name, arm in arms.items()
-        if arm.updates
+        for name, of_arm in rates.items()
+        for rate in of_arm
     ]
+
+
+def tune(arms: Sequence[str], options: argparse.Namespace, steps: int, folder: Path) -> None:
+    """All learning rates with the first seed, then the best [`FINALISTS`] of each arm with the other seeds."""
+    first, *others = options.seeds or GRID_SEEDS
+    complete(
+        plan_grid(options.task, steps, dict.fromkeys(arms, options.learning_rates), [first]), folder, options.jobs
+    )
+    records = [record for record in read_records(folder / "records.jsonl") if record["seed"] == first]
+    ranks = rank_learning_rates(records)
+    finalists = {name: list(ranks[name])[:FINALISTS] for name in arms}
+    complete(plan_grid(options.task, steps, finalists, others), folder, options.jobs)
 
 
 def plan_tests(
@@ -127,10 +144,9 @@ def study(options: argparse.Namespace) -> None:
     folder = options.output / options.task
     task.prepare(folder)
     if options.learning_rates:
-        grid = plan_grid(arms, options.task, steps, options.learning_rates, options.seeds or GRID_SEEDS)
-        complete(grid, folder, options.jobs)
-        for name, scores in choose_learning_rates(read_records(folder / "records.jsonl")).items():
-            print(name, ", ".join(f"{rate:g}: {score:.3f}" for rate, score in scores.items()))
+        tune([name for name, arm in arms.items() if arm.updates], options, steps, folder)
+        for name, scores in rank_learning_rates(read_records(folder / "records.jsonl")).items():
+            print(name, ", ".join(f"{rate:g}: {mean(of_rate):.3f}" for rate, of_rate in scores.items()))
         return
     if options.learning_rate is None:
         chosen = choose_learning_rates(read_records(folder / "records.jsonl"))

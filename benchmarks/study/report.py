@@ -153,30 +153,43 @@ def by_arm(records: Sequence[Record], arms: dict[str, Arm]) -> dict[str, dict[in
     return grouped
 
 
-def choose_learning_rates(records: Sequence[Record]) -> dict[str, dict[float, float]]:
+def rank_learning_rates(records: Sequence[Record]) -> dict[str, dict[float, list[float]]]:
     """
-    Scores on the validation problems: of each arm, by learning rate, the mean pass@1 over seeds, best first.
-
-    Raises:
-        `ValueError`: if the arms were not given the same learning rates and seeds.
+    Scores on the validation problems: of each arm, by learning rate, pass@1 with each seed. The rates with the most
+    seeds come first, then those with the best mean.
     """
     scores: dict[str, dict[float, dict[int, float]]] = {}
     for record in records:
         if record["split"] == "validation":
             rates = scores.setdefault(record["arm"], {})
             rates.setdefault(record["learning_rate"], {})[record["seed"]] = measure(record, 0.0)["nucleus@1"]
-    grids = {
-        arm: sorted((rate, seed) for rate, seeds in rates.items() for seed in seeds) for arm, rates in scores.items()
+    by_seed = {
+        arm: {rate: [of_seed[seed] for seed in sorted(of_seed)] for rate, of_seed in rates.items()}
+        for arm, rates in scores.items()
     }
+    return {
+        arm: dict(sorted(rates.items(), key=lambda item: (-len(item[1]), -mean(item[1]))))
+        for arm, rates in by_seed.items()
+    }
+
+
+def choose_learning_rates(records: Sequence[Record]) -> dict[str, dict[float, list[float]]]:
+    """
+    What [`rank_learning_rates`] returns: the first rate of an arm is the chosen one.
+
+    Raises:
+        `ValueError`: if the arms were not tuned alike: the same rates, as many of them with as many seeds.
+    """
+    ranks = rank_learning_rates(records)
+    grids = {arm: (sorted(rates), sorted(map(len, rates.values()))) for arm, rates in ranks.items()}
     for arm, grid in grids.items():
         first, reference = next(iter(grids.items()))
         if grid != reference:
             raise ValueError(
-                f"Arms {first!r} and {arm!r} were not tuned alike, (learning rate, seed) {reference} and {grid}: run "
-                "the grid for all arms with the same `--learning_rates` and `--seeds`."
+                f"Arms {first!r} and {arm!r} were not tuned alike, learning rates and seeds of each {reference} and "
+                f"{grid}: run the grid for all arms with the same `--learning_rates` and `--seeds`."
             )
-    means = {arm: {rate: mean(seeds.values()) for rate, seeds in rates.items()} for arm, rates in scores.items()}
-    return {arm: dict(sorted(rates.items(), key=lambda item: -item[1])) for arm, rates in means.items()}
+    return ranks
 
 
 def show(values: Sequence[float], digits: int) -> str:
@@ -221,11 +234,15 @@ def make_paired_table(groups: dict[str, dict[int, Record]], arms: dict[str, Arm]
     return table(["arm", "pairs", *(head for head, _ in columns.values())], rows)
 
 
-def make_rates_table(chosen: dict[str, dict[float, float]], arms: dict[str, Arm]) -> str:
-    """One line per arm: pass@1 on the validation problems of each learning rate."""
+def make_rates_table(chosen: dict[str, dict[float, list[float]]], arms: dict[str, Arm]) -> str:
+    """One line per arm: pass@1 on the validation problems of each learning rate, seed by seed."""
     rates = sorted({rate for scores in chosen.values() for rate in scores})
     rows = [
-        [arms[name].label, *(f"{scores[rate]:.3f}" for rate in rates), f"{next(iter(scores)):g}"]
+        [
+            arms[name].label,
+            *(", ".join(f"{score:.3f}" for score in scores[rate]) for rate in rates),
+            f"{next(iter(scores)):g}",
+        ]
         for name, scores in chosen.items()
     ]
     return table(["arm", *(f"{rate:g}" for rate in rates), "chosen"], rows)
@@ -337,7 +354,8 @@ comparisons.
 """
     if chosen:
         text += f"""
-Learning rates, by pass@1 with top-p 0.7 on validation problems, neither trained nor tested on:
+Learning rates, by pass@1 with top-p 0.7 on validation problems, neither trained nor tested on; the two best of an arm
+with a second seed, whose mean decides:
 
 {make_rates_table(chosen, arms)}
 """

@@ -77,7 +77,7 @@ def make_knobs(task: Task) -> list[Knob]:
         knob("opefo", "flow_max_coefficient", [0.05, 0.2, 0.5, 0.9], {0.5: "opefo"}),
         knob("opefo", "per_device_train_batch_size", [batch // 2, batch, 2 * batch], {batch: "opefo"}),
         knob("opefo_low", "flow_entropy_target", targets, {low: "opefo_low", high: "opefo_high"}),
-        knob("opefo_low", "flow_entropy_gain", [0.5, 1, 2, 4, 8], {2: "opefo_low"}),
+        knob("opefo_low", "flow_entropy_gain", [0.5, 1, 2, 4, 8], {4: "opefo_low"}),
         knob("opefo_low", "flow_max_coefficient", [0.1, 0.2, 0.5, 0.9], {0.5: "opefo_low"}),
     ]
 
