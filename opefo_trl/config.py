@@ -40,7 +40,7 @@ class OPEFOConfig(GRPOConfig):
         flow_entropy_target_ratio (`float`, *optional*):
             H* as a fraction of the mean token entropy of the first batch, which is kept in the checkpoint. Excludes
             `flow_entropy_target`.
-        flow_entropy_gain (`float`, *optional*, defaults to `2.0`):
+        flow_entropy_gain (`float`, *optional*, defaults to `4.0`):
             Gain of the target term, ≥ 0, dimensionless. Read only with a target.
         strict_on_policy (`bool`, *optional*, defaults to `True`):
             Refuse settings that take more than one optimizer step per rollout batch. The paper is strictly on-policy,
@@ -79,7 +79,7 @@ class OPEFOConfig(GRPOConfig):
         },
     )
     flow_entropy_gain: float = field(
-        default=2.0,
+        default=4.0,
         metadata={"help": "Gain of the entropy target term, at least 0. Read only with a target."},
     )
     strict_on_policy: bool = field(

@@ -184,14 +184,15 @@ def flow_coefficient(
     coefficient = strength * balance_coefficient(increase, decrease)
     if entropy_target is not None:
         coefficient = coefficient + torch.nan_to_num(entropy_gain * (entropy_target - entropy) / entropy_target)
-    return coefficient.clamp(-max_coefficient, max_coefficient)
+    # Flows too large for float32 have no balance
+    return torch.nan_to_num(coefficient).clamp(-max_coefficient, max_coefficient)
 
 
 def balance_advantages(
     advantages: torch.Tensor, sensitivities: torch.Tensor, coefficient: torch.Tensor
 ) -> torch.Tensor:
     """
-    A' = A (1 + λ) where the token raises entropy (d = A·s > 0), A (1 − λ) where it lowers it, A where d = 0.
+    A' = A (1 + λ) where the token raises entropy (d = A·s > 0), A (1 − λ) where it lowers it, A where d is 0 or NaN.
 
     Args:
         advantages (`torch.Tensor` of shape `(B, 1)` or `(B, T)`):
@@ -204,4 +205,4 @@ def balance_advantages(
     Returns:
         `torch.Tensor` of shape `(B, T)`.
     """
-    return advantages * (1 + coefficient * (advantages * sensitivities).sign())  # (B, T)
+    return advantages * (1 + coefficient * (advantages * sensitivities).sign().nan_to_num())  # (B, T)

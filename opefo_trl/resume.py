@@ -3,11 +3,12 @@
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 from torch.utils.data import Sampler
 from transformers import TrainerCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer_utils import sort_checkpoints
 
 from .config import OPEFOConfig
 
@@ -15,20 +16,67 @@ from .config import OPEFOConfig
 STATE_FILE = "entropy_flow_state.json"
 
 
-def resume_point(training_args: OPEFOConfig) -> str | None:
+def resume_point(training_args: OPEFOConfig) -> tuple[str | None, list[str]]:
     """
-    The checkpoint to go on from: the one that is named, else the last one in `output_dir`, else none.
+    The checkpoint to go on from: the one that is named, else the last whole one in `output_dir`, else none.
     `resume_from_checkpoint: false` starts anew.
+
+    Returns:
+        `tuple[str | None, list[str]]`: the checkpoint, and a sentence for each later one that is not whole.
+
+    Raises:
+        `ValueError`: if the one that is named does not exist or is not whole.
     """
     named = str(training_args.resume_from_checkpoint)
-    output_dir = str(training_args.output_dir)
     if named.lower() == "false":
-        return None
+        return None, []
     if named.lower() in ("none", "true"):
-        return get_last_checkpoint(output_dir) if os.path.isdir(output_dir) else None
+        return last_whole_checkpoint(str(training_args.output_dir))
     if not os.path.isdir(named):
         raise ValueError(f"Checkpoint {named} does not exist: check `resume_from_checkpoint`.")
-    return named
+    if fault := find_fault(Path(named)):
+        raise ValueError(f"Checkpoint {named} is not whole ({fault}): name another in `resume_from_checkpoint`.")
+    return named, []
+
+
+def last_whole_checkpoint(output_dir: str) -> tuple[str | None, list[str]]:
+    """
+    Of the checkpoints in a folder the last that is whole, and a sentence for each later one, which is not: the run
+    was killed while it wrote, or the disk was full.
+    """
+    passed_over: list[str] = []
+    for checkpoint in reversed(sort_checkpoints(output_dir)):
+        fault = find_fault(Path(checkpoint))
+        if fault is None:
+            return checkpoint, passed_over
+        passed_over.append(f"Passing over {checkpoint}, which is not whole: {fault}.")
+    return None, passed_over
+
+
+def find_fault(checkpoint: Path) -> str | None:
+    """
+    What is wrong with a checkpoint, or `None`.
+
+    The trainer's own state is written last, once all processes have written theirs, and the sizes of all other files
+    just before it (see [`write_state`]; a checkpoint of another trainer has none, and its state alone is looked at).
+    """
+    try:
+        TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+    except (OSError, ValueError, TypeError):
+        return f"{TRAINER_STATE_NAME} is missing or broken"
+    if not (checkpoint / STATE_FILE).exists():
+        return None
+    try:
+        sizes = dict(json.loads((checkpoint / STATE_FILE).read_text())["files"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return f"{STATE_FILE} is broken"
+    for name, size in sizes.items():
+        path = checkpoint / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if path.stat().st_size != size:
+            return f"{name} has {path.stat().st_size} of {size} bytes"
+    return None
 
 
 def is_finished(checkpoint: str, training_args: OPEFOConfig) -> bool:
@@ -39,14 +87,16 @@ def is_finished(checkpoint: str, training_args: OPEFOConfig) -> bool:
     return (state.epoch or 0.0) >= training_args.num_train_epochs
 
 
-def write_entropy_target(checkpoint: Path, entropy_target: float | None) -> None:
-    """Keep the entropy target that the first batch set, in nats; `None` if no batch has set it yet."""
-    (checkpoint / STATE_FILE).write_text(json.dumps({"entropy_target": entropy_target}))
+def write_state(checkpoint: Path, state: dict[str, Any]) -> None:
+    """Keep `state`, which must be JSON, and the sizes in bytes of all other files that the checkpoint holds so far."""
+    paths = [path for path in sorted(checkpoint.rglob("*")) if path.is_file() and path.name != STATE_FILE]
+    sizes = {str(path.relative_to(checkpoint)): path.stat().st_size for path in paths}
+    (checkpoint / STATE_FILE).write_text(json.dumps({**state, "files": sizes}))
 
 
 def read_entropy_target(checkpoint: str) -> float | None:
     """
-    The entropy target that [`write_entropy_target`] kept.
+    The entropy target that the first batch set, in nats; `None` if no batch had set it yet.
 
     Raises:
         `ValueError`: if the checkpoint has none.
@@ -56,7 +106,7 @@ def read_entropy_target(checkpoint: str) -> float | None:
         return json.loads(path.read_text())["entropy_target"]
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(
-            f"`flow_entropy_target_ratio` needs the first batch's entropy, but {path} is missing or broken: resume "
+            f"`flow_entropy_target_ratio` needs the first batch's entropy, but {path} has none or is missing: resume "
             "from a checkpoint of a run that used it, or set `flow_entropy_target` instead."
         ) from error
 

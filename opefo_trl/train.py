@@ -8,10 +8,11 @@ import difflib
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn, TextIO, cast
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO, cast
 
 import yaml
 from accelerate.commands.launch import launch_command_parser
@@ -23,6 +24,10 @@ from .config import OPEFOConfig
 from .data import keep_rows, load_splits, pick_split
 from .prompts import TEMPLATES, drop_long_prompts, render, to_prompts
 from .resume import is_finished, read_entropy_target, resume_point
+
+
+if TYPE_CHECKING:
+    from .trainer import OPEFOTrainer
 
 
 PROG = "opefo train"
@@ -95,15 +100,60 @@ class OPEFOScriptArguments(GRPOScriptArguments):
             )
 
 
+def check_output_dir(output_dir: str) -> None:
+    """
+    Write a byte there, or where the folder will be made, and leave nothing behind.
+
+    Raises:
+        `ValueError`: if that fails.
+    """
+    path = Path(output_dir).absolute()
+    existing = next(folder for folder in (path, *path.parents) if folder.exists())
+    try:
+        with tempfile.TemporaryFile(dir=existing) as file:
+            file.write(b"x")
+    except OSError as error:
+        raise ValueError(f"`output_dir` {output_dir} cannot be written to: {error.strerror}.") from error
+
+
+def save(trainer: "OPEFOTrainer", output_dir: str) -> None:
+    """
+    Save the model whole or not at all: what is in the folder already stays until all of the new is written.
+
+    Raises:
+        `RunStopped`: if it cannot be written.
+    """
+    from .trainer import RunStopped
+
+    unfinished = Path(output_dir) / "unfinished"
+    try:
+        trainer.save_state()
+        trainer.save_model(str(unfinished))
+        trainer.accelerator.wait_for_everyone()
+        if trainer.args.should_save:
+            for path in unfinished.iterdir():
+                path.replace(Path(output_dir) / path.name)
+            unfinished.rmdir()
+    except Exception as error:  # each library has its own for a full disk
+        raise RunStopped(
+            f"The model could not be saved to {output_dir} ({error}): free some space; the last checkpoint in "
+            f"{output_dir} holds it, too."
+        ) from error
+
+
 def say(message: str, file: TextIO | None = None) -> None:
     """Print on the main process alone."""
     if os.environ.get("RANK", "0") == "0":
         print(message, file=file)
 
 
+def one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
 def fail(error: Exception) -> NoReturn:
     """Say on stderr, in one line, what is wrong and exit with 2."""
-    say(f"{PROG}: error: {' '.join(str(error).split())}", file=sys.stderr)
+    say(f"{PROG}: error: {one_line(error)}", file=sys.stderr)
     sys.exit(2)
 
 
@@ -306,15 +356,16 @@ def main(args: list[str] | None = None) -> None:
             raise ValueError(
                 "`--dry_run` starts no process: use `opefo train --dry_run` instead of `accelerate launch`."
             )
-        checkpoint = resume_point(training_args)
+        checkpoint, passed_over = resume_point(training_args)
         if checkpoint is not None and is_finished(checkpoint, training_args):
             say(
                 f"{checkpoint} is the end of this run: raise `max_steps` or `num_train_epochs` to train on, or set "
                 "`resume_from_checkpoint: false` to start anew."
             )
             return
+        check_output_dir(str(training_args.output_dir))
         trainer_args = prepare(script_args, training_args, model_args, dataset_args)
-        from .trainer import OPEFOTrainer
+        from .trainer import OPEFOTrainer, RunStopped
 
         if checkpoint is not None and training_args.flow_entropy_target_ratio is not None:
             read_entropy_target(checkpoint)  # raises now what would end the training later
@@ -328,11 +379,17 @@ def main(args: list[str] | None = None) -> None:
         fail(error)
 
     say(f"First prompt: {first!r}")
+    for sentence in passed_over:
+        say(sentence)
     if checkpoint is not None:
         say(f"Resuming from {checkpoint}.")
-    trainer.train(resume_from_checkpoint=checkpoint)
-    trainer.save_state()
-    trainer.save_model(training_args.output_dir)
+    try:
+        trainer.train(resume_from_checkpoint=checkpoint)
+        save(trainer, str(training_args.output_dir))
+    except RunStopped as error:
+        # From whichever process it happened in
+        print(f"{PROG}: error: {one_line(error)}", file=sys.stderr)
+        sys.exit(2)
     say(f"Model saved to {training_args.output_dir}.")
     if training_args.push_to_hub:
         trainer.push_to_hub(dataset_name=script_args.dataset_name)

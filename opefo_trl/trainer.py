@@ -2,12 +2,15 @@
 
 import inspect
 import textwrap
+import traceback
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.logging import get_logger
 from peft import PeftModel
 from transformers import PreTrainedModel
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import GRPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
@@ -17,7 +20,14 @@ from .config import OPEFOConfig
 from .entropy_flow import balance_advantages, balance_coefficient, flow_coefficient, token_weights
 from .flow_head import FlowHead
 from .flow_projection import TokenFlow
-from .resume import FastForwardSampler, read_entropy_target, write_entropy_target
+from .resume import FastForwardSampler, last_whole_checkpoint, read_entropy_target, write_state
+
+
+logger = get_logger(__name__)
+
+
+class RunStopped(RuntimeError):
+    """The training cannot go on; the message says in one sentence why and what to do."""
 
 
 class OPEFOTrainer(GRPOTrainer):
@@ -29,8 +39,9 @@ class OPEFOTrainer(GRPOTrainer):
     flows cancel (see [`OPEFOConfig`]). Everything else is [`~trl.GRPOTrainer`]'s.
 
     Logged beside TRL's metrics, once per rollout batch: `entropy_flow/increase` (P), `entropy_flow/decrease` (N),
-    `entropy_flow/net` ((P − N) / (P + N), before balancing), `entropy_flow/coefficient` (λ) and
-    `entropy_flow/increase_share` (share of the trained tokens that raise entropy).
+    `entropy_flow/net` ((P − N) / (P + N), before balancing), `entropy_flow/coefficient` (λ),
+    `entropy_flow/increase_share` (share of the trained tokens that raise entropy) and `entropy_flow/skipped` (trained
+    tokens whose entropy or flow is no number: the balance leaves them as they are and does not count them).
 
     Args:
         model (`str` or [`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
@@ -93,16 +104,40 @@ class OPEFOTrainer(GRPOTrainer):
         # Where TRL needs old log-probabilities it runs a pass over the policy, first of all passes: record that one
         trl_runs_pass = not self.args.is_on_policy or (self.use_vllm and self.vllm_importance_sampling_correction)
         with self.flow_head.record(rows=len(inputs) if trl_runs_pass else 0) as chunks:
-            output = super()._generate_and_score_completions(inputs)
+            try:
+                output = super()._generate_and_score_completions(inputs)
+            except RunStopped:
+                raise
+            except RuntimeError as error:  # sampling from NaN is one
+                if all(parameter.isfinite().all() for parameter in self.model.parameters()):
+                    raise
+                raise RunStopped(
+                    f"The model's weights are NaN or infinite at step {self.state.global_step}: go on from an earlier "
+                    "checkpoint (`resume_from_checkpoint`) with a lower `learning_rate` or `max_grad_norm`."
+                ) from error
         if not trl_runs_pass:
             chunks = self._measure(output)
         num_tokens = output["completion_ids"].size(1)
         for name, values in zip(TokenFlow._fields, zip(*chunks, strict=True), strict=True):
-            output[f"flow_{name}"] = torch.cat([value[:, -num_tokens:] for value in values])  # (B, T)
+            output[f"flow_{name}"] = torch.cat([value[:, value.size(1) - num_tokens :] for value in values])  # (B, T)
         if self.args.is_on_policy:
             # Recomputed in another chunking they differ by rounding; without them TRL's ratio is exactly 1 (TRL #6789)
             output.pop("old_per_token_logps", None)
         return output
+
+    def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
+        try:
+            rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)  # (B, rewards)
+        except Exception as error:  # whatever the user's function raises
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            raise RunStopped(
+                f"A reward function failed at step {self.state.global_step}, in {place.name} ({place.filename}, line "
+                f"{place.lineno}): {type(error).__name__}: {error}"
+            ) from error
+        # Infinite rewards would make every advantage of the group NaN or infinite. NaN is TRL's "no reward"
+        infinite = rewards.isinf()
+        self._infinite_rewards = infinite.sum(0)  # (rewards,), read where the flow is
+        return rewards.masked_fill(infinite, torch.nan)
 
     def _measure(self, output: dict[str, Any]) -> list[TokenFlow]:
         """Run one no-gradient pass over the rollout batch that TRL has just generated, and record it."""
@@ -139,12 +174,17 @@ class OPEFOTrainer(GRPOTrainer):
         return inputs
 
     def _flow_coefficient(self, micro_batches: list[dict[str, Any]]) -> torch.Tensor:
-        """λ of one rollout batch, over all its micro-batches and all processes; logs the flow metrics."""
-        sums = torch.stack([self._flow_sums(inputs) for inputs in micro_batches]).sum(0)  # (6,)
+        """
+        λ of one rollout batch, over all its micro-batches and all processes; logs the flow metrics.
+
+        Raises:
+            `RunStopped`: in all processes, if the loss of a token would not be finite.
+        """
+        sums = torch.stack([self._flow_sums(inputs) for inputs in micro_batches]).sum(0)  # (8,)
         # The scale that turns micro-batch weights into weights of the optimizer step's loss
         sums[:2] /= self.current_gradient_accumulation_steps * self.accelerator.num_processes
-        increase, decrease, num_increasing, num_trained, entropy, num_tokens = self.accelerator.reduce(
-            sums, reduction="sum"
+        increase, decrease, num_increasing, num_trained, num_skipped, entropy, num_tokens, num_lost = (
+            self.accelerator.reduce(sums, reduction="sum")
         )
         entropy = entropy / num_tokens  # NaN without a token
         if self.entropy_target is None and self.args.flow_entropy_target_ratio is not None and entropy.isfinite():
@@ -164,24 +204,50 @@ class OPEFOTrainer(GRPOTrainer):
             "net": -balance_coefficient(increase, decrease),
             "coefficient": coefficient,
             "increase_share": num_increasing / num_trained.clamp(min=1.0),
+            "skipped": num_skipped,
         }
-        for name, value in zip(metrics, torch.stack(list(metrics.values())).tolist(), strict=True):
+        # One read by the host for all
+        *values, lost, infinite = torch.stack([*metrics.values(), num_lost, self._infinite_rewards.sum()]).tolist()
+        if lost:
+            raise RunStopped(
+                f"The policy's log-probability, the reference's or the sampler's ratio is NaN or infinite for "
+                f"{lost:.0f} tokens at step {self.state.global_step}, and to train on them would make the weights "
+                "NaN, too: go on from an earlier checkpoint (`resume_from_checkpoint`) with a lower `learning_rate`, "
+                "and with `bf16` rather than `fp16`."
+            )
+        if infinite:
+            logger.warning(
+                f"A reward was infinite for {infinite:.0f} completions at step {self.state.global_step}; they count "
+                "as not scored, as if it had been None."
+            )
+        for name, value in zip(metrics, values, strict=True):
             self._metrics["train"][f"entropy_flow/{name}"].append(value)
         return coefficient
 
     def _flow_sums(self, inputs: dict[str, Any]) -> torch.Tensor:
-        """Of one micro-batch, shape `(6,)`: P, N, raising tokens, trained tokens, summed entropy, unmasked tokens."""
+        """
+        Of one micro-batch, shape `(8,)`: P, N, raising tokens, trained tokens, skipped tokens, summed entropy, tokens
+        in it, and tokens, masked ones too, at which TRL's loss is not finite.
+        """
         weights = self._token_weights(inputs)  # (B, T)
-        mask = self._loss_mask(inputs)  # (B, T)
-        flow = weights * inputs["advantages"].unsqueeze(1) * inputs["flow_sensitivities"]  # (B, T)
+        mask = self._loss_mask(inputs).bool()  # (B, T)
+        advantages, entropies = inputs["advantages"].unsqueeze(1), inputs["flow_entropies"]  # (B, 1), (B, T)
+        flow = weights * advantages * inputs["flow_sensitivities"]  # (B, T)
+        is_known = flow.isfinite() & entropies.isfinite()  # (B, T)
+        flow = torch.where(is_known, flow, 0.0)
+        is_counted = mask & entropies.isfinite()  # (B, T)
+        in_loss = [inputs.get(name) for name in ("flow_logps", "ref_per_token_logps", "importance_sampling_ratio")]
+        is_lost = ~torch.stack([x.isfinite().expand_as(mask) for x in in_loss if x is not None]).all(0)  # (B, T)
         return torch.stack(
             [
                 flow.clamp(min=0).sum(),
                 -flow.clamp(max=0).sum(),
                 (flow > 0).float().sum(),
                 (weights > 0).float().sum(),
-                (inputs["flow_entropies"] * mask).sum(),
-                mask.float().sum(),
+                (mask & ~is_known).float().sum(),
+                torch.where(is_counted, entropies, 0.0).sum(),
+                is_counted.float().sum(),
+                is_lost.float().sum(),
             ]
         )
 
@@ -246,12 +312,39 @@ class OPEFOTrainer(GRPOTrainer):
         self._fast_forward.sampler = super()._get_train_sampler(dataset)
         return self._fast_forward.sampler
 
-    # The entropy target that the first batch set is part of the run, so it goes into the checkpoint
+    def train(self, resume_from_checkpoint=None, *trl_args, **trl_kwargs):
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint, passed_over = last_whole_checkpoint(str(self.args.output_dir))
+            for sentence in passed_over:
+                logger.warning(sentence)
+            if resume_from_checkpoint is None:
+                raise ValueError(
+                    f"There is no whole checkpoint in {self.args.output_dir} to go on from: set "
+                    "`resume_from_checkpoint=False` to start anew."
+                )
+        return super().train(resume_from_checkpoint, *trl_args, **trl_kwargs)
+
     def _save_checkpoint(self, model, trial):
-        super()._save_checkpoint(model, trial)
-        if self.args.flow_entropy_target_ratio is not None and self.args.should_save:
-            folder = Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-            write_entropy_target(folder, self.entropy_target)
+        folder = Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        try:
+            if self.args.should_save:
+                # Written last, it tells a whole checkpoint: one of an earlier run must not
+                (folder / TRAINER_STATE_NAME).unlink(missing_ok=True)
+            super()._save_checkpoint(model, trial)
+        except Exception as error:  # each library has its own for a full disk
+            raise RunStopped(
+                f"Checkpoint {folder} could not be written ({error}): free some space, and start again; the run goes "
+                "on from the checkpoint before."
+            ) from error
+
+    # Of all that a checkpoint holds, only the trainer's own state is written after this
+    def _save_rng_state(self, output_dir):
+        super()._save_rng_state(output_dir)
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            # The entropy target that the first batch set is part of the run
+            has_ratio = self.args.flow_entropy_target_ratio is not None
+            write_state(Path(output_dir), {"entropy_target": self.entropy_target} if has_ratio else {})
 
     def _load_optimizer_and_scheduler(self, checkpoint):
         super()._load_optimizer_and_scheduler(checkpoint)

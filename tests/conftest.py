@@ -28,7 +28,7 @@ pytest.register_assert_rewrite("independent")  # it asserts for the tests that c
 # The environment of programs in which Triton compiles
 COMPILED = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
 SYMBOLS = ["<pad>", "<eos>", *"abcdefgh", *"0123456789 "]
-METRICS = ["increase", "decrease", "net", "coefficient", "increase_share"]
+METRICS = ["increase", "decrease", "net", "coefficient", "increase_share", "skipped"]
 # A run small enough for a test, on CPU and in float32
 SETTINGS = {
     "num_generations": 4,

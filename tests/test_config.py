@@ -15,7 +15,7 @@ def test_defaults():
     assert (config.flow_entropy_target, config.flow_entropy_target_ratio, config.flow_entropy_gain) == (
         None,
         None,
-        2.0,
+        4.0,
     )
     assert config.strict_on_policy and config.is_on_policy
 

@@ -106,8 +106,8 @@ def test_newest_state_counts(tmp_path):
     write(run / "checkpoint-10", entries(10, entropy=1.0))
     (run / "checkpoint-11").mkdir()  # being written
     assert resume.STATE_FILE == plot.FLOW_STATE
-    resume.write_entropy_target(run / "checkpoint-9", 0.4)
-    resume.write_entropy_target(run / "checkpoint-10", 0.3)
+    resume.write_state(run / "checkpoint-9", {"entropy_target": 0.4})
+    resume.write_state(run / "checkpoint-10", {"entropy_target": 0.3})
     for path in (run, run / "checkpoint-10", run / "checkpoint-10" / "trainer_state.json"):
         read = plot.read_run(path)
         assert (read.name, len(read.values("entropy")), read.entropy_target) == (str(path), 10, 0.3)

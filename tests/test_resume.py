@@ -1,7 +1,6 @@
 """An interrupted and resumed run equals an uninterrupted one, whatever state TRL leaves out of its checkpoints."""
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -46,7 +45,7 @@ def test_target_is_restored_not_measured_again(make_trainer, tmp_path):
     settings = {**CHECKPOINTED, "flow_entropy_target_ratio": 0.7}
     make_trainer(max_steps=2, **settings).train()
     state = tmp_path / "run" / "checkpoint-2" / "entropy_flow_state.json"
-    state.write_text(json.dumps({"entropy_target": 0.123}))
+    state.write_text(json.dumps({**json.loads(state.read_text()), "entropy_target": 0.123}))
     resumed = make_trainer(max_steps=3, **settings)
     resumed.train(resume_from_checkpoint=True)
     assert resumed.entropy_target == 0.123
@@ -56,11 +55,6 @@ def test_resume_without_the_state_says_what_to_do(make_trainer):
     make_trainer(max_steps=2, **CHECKPOINTED).train()
     resumed = make_trainer(max_steps=4, flow_entropy_target_ratio=0.7, **CHECKPOINTED)
     with pytest.raises(
-        ValueError, match="entropy_flow_state.json is missing or broken: .* or set `flow_entropy_target` instead"
+        ValueError, match="entropy_flow_state.json has none or is missing: .* or set `flow_entropy_target` instead"
     ):
         resumed.train(resume_from_checkpoint=True)
-
-
-def test_no_state_file_without_a_target_ratio(make_trainer, tmp_path):
-    make_trainer(max_steps=2, **CHECKPOINTED).train()
-    assert not list(Path(tmp_path).rglob("entropy_flow_state.json"))

@@ -88,7 +88,7 @@ def test_interrupted_run_resumes_by_itself(recipe, capsys):
 def test_resuming_without_the_entropy_target_is_refused(recipe, capsys):
     train.main(["--config", "recipe.yaml", "--max_steps", "2"])
     message = refuse(capsys, "--flow_entropy_target_ratio", "0.7")
-    assert "run/checkpoint-2/entropy_flow_state.json is missing or broken" in message
+    assert "run/checkpoint-2/entropy_flow_state.json has none or is missing" in message
 
 
 def test_starting_anew(recipe, capsys):
