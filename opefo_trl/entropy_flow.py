@@ -192,7 +192,7 @@ def balance_advantages(
     advantages: torch.Tensor, sensitivities: torch.Tensor, coefficient: torch.Tensor
 ) -> torch.Tensor:
     """
-    A' = A (1 + λ) where the token raises entropy (d = A·s > 0), A (1 − λ) where it lowers it, A where d is 0 or NaN.
+    A' = A (1 + λ) where the token raises entropy (d = A·s > 0), A (1 − λ) where it lowers it, A where d is 0 or no number.
 
     Args:
         advantages (`torch.Tensor` of shape `(B, 1)` or `(B, T)`):
@@ -205,4 +205,5 @@ def balance_advantages(
     Returns:
         `torch.Tensor` of shape `(B, T)`.
     """
-    return advantages * (1 + coefficient * (advantages * sensitivities).sign().nan_to_num())  # (B, T)
+    change = advantages * sensitivities  # (B, T)
+    return advantages * (1 + coefficient * torch.where(change.isfinite(), change.sign(), 0.0))  # (B, T)
