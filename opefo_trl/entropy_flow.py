@@ -192,7 +192,8 @@ def balance_advantages(
     advantages: torch.Tensor, sensitivities: torch.Tensor, coefficient: torch.Tensor
 ) -> torch.Tensor:
     """
-    A' = A (1 + λ) where the token raises entropy (d = A·s > 0), A (1 − λ) where it lowers it, A where d is 0 or no number.
+    A' = A (1 + λ) where the token raises entropy (d = A·s > 0), A (1 − λ) where it lowers it; where d is 0 or no
+    number, A.
 
     Args:
         advantages (`torch.Tensor` of shape `(B, 1)` or `(B, T)`):

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from accelerate.logging import get_logger
+from accelerate.utils import operations
 from peft import PeftModel
 from transformers import PreTrainedModel
 from transformers.trainer import TRAINER_STATE_NAME
@@ -129,7 +130,10 @@ class OPEFOTrainer(GRPOTrainer):
         try:
             rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)  # (B, rewards)
         except Exception as error:  # whatever the user's function raises
-            place = traceback.extract_tb(error.__traceback__)[-1]
+            frames = traceback.extract_tb(error.__traceback__)
+            if any(frame.filename == operations.__file__ for frame in frames):
+                raise  # while the processes exchange their rewards: another one is gone
+            place = frames[-1]
             raise RunStopped(
                 f"A reward function failed at step {self.state.global_step}, in {place.name} ({place.filename}, line "
                 f"{place.lineno}): {type(error).__name__}: {error}"

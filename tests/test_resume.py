@@ -1,9 +1,15 @@
 """An interrupted and resumed run equals an uninterrupted one, whatever state TRL leaves out of its checkpoints."""
 
 import json
+import re
 
 import pytest
 import torch
+from conftest import SETTINGS
+
+from opefo_trl import OPEFOConfig, OPEFOTrainer
+from opefo_trl.resume import STATE_FILE, find_fault, last_whole_checkpoint, resume_point
+from opefo_trl.trainer import RunStopped
 
 
 CHECKPOINTED = {"save_strategy": "steps", "save_steps": 2, "lr_scheduler_type": "constant"}
@@ -58,3 +64,88 @@ def test_resume_without_the_state_says_what_to_do(make_trainer):
         ValueError, match="entropy_flow_state.json has none or is missing: .* or set `flow_entropy_target` instead"
     ):
         resumed.train(resume_from_checkpoint=True)
+
+
+@pytest.fixture
+def run(make_trainer, tmp_path):
+    """A run with whole checkpoints after two and four steps."""
+    make_trainer(max_steps=4, **CHECKPOINTED).train()
+    return tmp_path / "run"
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize(
+    ("damage", "fault"),
+    [
+        (lambda folder: (folder / "trainer_state.json").unlink(), "trainer_state.json is missing or broken"),
+        (lambda folder: truncate(folder / "trainer_state.json"), "trainer_state.json is missing or broken"),
+        (lambda folder: truncate(folder / STATE_FILE), "entropy_flow_state.json is broken"),
+        (lambda folder: truncate(folder / "optimizer.pt"), r"optimizer.pt has (\d+) of \d+ bytes"),
+        (lambda folder: truncate(folder / "model.safetensors"), r"model.safetensors has (\d+) of \d+ bytes"),
+        (lambda folder: (folder / "rng_state.pth").unlink(), "rng_state.pth is missing"),
+        (lambda folder: (folder / "scheduler.pt").write_bytes(b""), "scheduler.pt has 0 of"),
+    ],
+)
+def test_a_damaged_checkpoint_is_named_and_passed_over(run, make_trainer, damage, fault):
+    assert last_whole_checkpoint(str(run)) == (str(run / "checkpoint-4"), [])
+    damage(run / "checkpoint-4")
+    checkpoint, (sentence,) = last_whole_checkpoint(str(run))
+    assert checkpoint == str(run / "checkpoint-2")
+    assert re.fullmatch(f"Passing over {run / 'checkpoint-4'}, which is not whole: {fault}.*", sentence)
+    with pytest.raises(ValueError, match=r"checkpoint-4 is not whole \(.*\): name another"):
+        resume_point(OPEFOConfig(str(run), resume_from_checkpoint=str(run / "checkpoint-4"), **SETTINGS))
+
+
+def test_training_goes_on_from_the_last_whole_checkpoint(run, make_trainer):
+    whole = torch.load(run / "checkpoint-4" / "optimizer.pt")
+    truncate(run / "checkpoint-4" / "optimizer.pt")
+    resumed = make_trainer(max_steps=4, **CHECKPOINTED)
+    resumed.train(resume_from_checkpoint=True)
+    assert [log["step"] for log in resumed.state.log_history if "entropy" in log] == [1, 2, 3, 4]
+    again = torch.load(run / "checkpoint-4" / "optimizer.pt")
+    moments = ("exp_avg", "exp_avg_sq")
+    assert all(torch.equal(again["state"][i][m], whole["state"][i][m]) for i in whole["state"] for m in moments)
+    assert last_whole_checkpoint(str(run)) == (str(run / "checkpoint-4"), [])
+
+
+def test_without_a_whole_checkpoint_nothing_is_gone_on_from(run, make_trainer):
+    for checkpoint in run.glob("checkpoint-*"):
+        (checkpoint / "trainer_state.json").unlink()
+    with pytest.raises(ValueError, match="no whole checkpoint in .* set `resume_from_checkpoint=False`"):
+        make_trainer(max_steps=4, **CHECKPOINTED).train(resume_from_checkpoint=True)
+
+
+def test_checkpoints_of_another_trainer_are_taken(run):
+    for checkpoint in run.glob("checkpoint-*"):
+        (checkpoint / STATE_FILE).unlink()
+    assert last_whole_checkpoint(str(run)) == (str(run / "checkpoint-4"), [])
+
+
+def test_a_checkpoint_cut_off_over_an_older_one_of_its_name_is_not_whole(run, make_trainer, monkeypatch):
+    """The older one was whole, and its list of files fits the new files that are there."""
+
+    def killed(*args):
+        raise KeyboardInterrupt  # no `Exception`: nothing may clean up after it
+
+    monkeypatch.setattr(OPEFOTrainer, "_save_optimizer_and_scheduler", killed)
+    with pytest.raises(KeyboardInterrupt):
+        make_trainer(max_steps=4, **CHECKPOINTED).train()
+    assert find_fault(run / "checkpoint-2") == "trainer_state.json is missing or broken"
+
+
+def test_a_full_disk_is_said_and_the_checkpoint_before_stays(run, make_trainer, monkeypatch):
+    before = {path: path.read_bytes() for path in (run / "checkpoint-4").iterdir()}
+
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(OPEFOTrainer, "_save_optimizer_and_scheduler", full)
+    resumed = make_trainer(max_steps=6, **CHECKPOINTED)
+    with pytest.raises(RunStopped, match="checkpoint-6 could not be written .*No space left on device.*: free some"):
+        resumed.train(resume_from_checkpoint=True)
+    checkpoint, (sentence,) = last_whole_checkpoint(str(run))
+    assert checkpoint == str(run / "checkpoint-4") and "checkpoint-6, which is not whole" in sentence
+    assert {path: path.read_bytes() for path in (run / "checkpoint-4").iterdir()} == before

@@ -1,8 +1,10 @@
 """`opefo train`: a run from a YAML file, its resumption, and every refusal in one sentence."""
 
 import json
+import resource
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -11,10 +13,11 @@ import yaml
 from conftest import make_dataset, make_model, make_tokenizer
 from safetensors.torch import load_file
 
-from opefo_trl import train
+from opefo_trl import OPEFOTrainer, train
 
 
 OPEFO = str(Path(sys.executable).with_name("opefo"))
+TWO_PROCESSES = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 
 
 @pytest.fixture
@@ -179,3 +182,80 @@ def test_the_command_knows_the_options_of_accelerate(recipe):
     done = run("train", "--config", "recipe.yaml", "--num_procesess", "2")
     assert done.returncode == 2
     assert done.stderr == "opefo train: error: Unknown option `--num_procesess`: did you mean `num_processes`?\n"
+
+
+def test_an_output_folder_that_cannot_be_written_is_refused(recipe, capsys):
+    (recipe / "file").touch()
+    assert refuse(capsys, "--output_dir", "file/run") == (
+        "opefo train: error: `output_dir` file/run cannot be written to: Not a directory."
+    )
+
+
+def test_a_model_that_cannot_be_saved_leaves_the_one_before(recipe, capsys, monkeypatch):
+    train.main(["--config", "recipe.yaml", "--max_steps", "2"])
+    before = {path: path.read_bytes() for path in (recipe / "run").iterdir() if path.is_file()}
+    save = OPEFOTrainer.save_model
+
+    def full(self, output_dir, _internal_call=False):
+        save(self, output_dir, _internal_call)
+        if not _internal_call:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(OPEFOTrainer, "save_model", full)
+    message = refuse(capsys)
+    assert message.startswith("opefo train: error: The model could not be saved to run ([Errno 28] No space left")
+    assert (recipe / "run" / "model.safetensors").read_bytes() == before[recipe / "run" / "model.safetensors"]
+    monkeypatch.undo()
+    monkeypatch.chdir(recipe)
+    train.main(["--config", "recipe.yaml", "--max_steps", "6"])
+    assert (recipe / "run" / "model.safetensors").read_bytes() != before[recipe / "run" / "model.safetensors"]
+    assert not (recipe / "run" / "unfinished").exists()
+
+
+def run_command(*options, limit=None, program=(OPEFO, "train")):
+    """A program of its own, which cannot write more than `limit` bytes to a file."""
+
+    def set_limit():
+        if limit is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    command = [*program, "--config", "recipe.yaml", *options]
+    return subprocess.run(command, capture_output=True, text=True, preexec_fn=set_limit)
+
+
+def errors(done):
+    return [line for line in done.stderr.splitlines() if line.startswith("opefo train: error:")]
+
+
+@pytest.mark.slow  # three starts
+def test_a_file_that_cannot_be_written_whole_stops_the_run_in_one_sentence(recipe):
+    """The model of 100 kB fits, the optimizer's two moments do not; with room again the run goes on, bit for bit."""
+    whole = run_command("--output_dir", "whole")
+    assert whole.returncode == 0, whole.stderr
+    size = (recipe / "whole" / "checkpoint-2" / "optimizer.pt").stat().st_size
+    stopped = run_command(limit=size - 1)
+    (sentence,) = errors(stopped)
+    assert stopped.returncode == 2 and "Checkpoint run/checkpoint-2 could not be written" in sentence
+    assert "Traceback" not in stopped.stderr
+    resumed = run_command()
+    assert "Passing over run/checkpoint-2, which is not whole" in resumed.stdout
+    one, other = (load_file(recipe / name / "model.safetensors") for name in ("whole", "run"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.slow  # two processes
+def test_a_reward_that_fails_in_one_process_stops_both(recipe):
+    with open(recipe / "letters.py", "a") as file:
+        file.write(
+            "def failing(completions, **kwargs):\n"
+            "    import os\n"
+            "    if os.environ['RANK'] == '1':\n"
+            "        raise KeyError('gone')\n"
+            "    return reward(completions)\n"
+        )
+    began = time.monotonic()
+    done = run_command("--reward_funcs", "letters.failing", program=(*TWO_PROCESSES, "-m", "opefo_trl.train"))
+    (sentence,) = errors(done)
+    assert "A reward function failed at step 0, in failing" in sentence and "KeyError: 'gone'" in sentence
+    assert done.returncode != 0
+    assert time.monotonic() - began < 120, "the other process waits half an hour in a collective by default"
