@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,19 @@ from .config import OPEFOConfig
 
 
 STATE_FILE = "entropy_flow_state.json"
+UNFINISHED = "unfinished"  # folder that the final model is written to before it takes its place
+# What a checkpoint holds beside the model
+TRAINING_FILES = (
+    "optimizer*",
+    "scheduler.pt",
+    "scaler.pt",
+    "rng_state*.pth",
+    TRAINER_STATE_NAME,
+    STATE_FILE,
+    "entropy_ctrl_state.json",
+    "latest",
+    "zero_to_fp32.py",
+)
 
 
 def resume_point(training_args: OPEFOConfig) -> tuple[str | None, list[str]]:
@@ -85,6 +99,33 @@ def is_finished(checkpoint: str, training_args: OPEFOConfig) -> bool:
     if training_args.max_steps > 0:
         return state.global_step >= training_args.max_steps
     return (state.epoch or 0.0) >= training_args.num_train_epochs
+
+
+def is_saved(checkpoint: str, output_dir: str) -> bool:
+    """Whether the model of a run that ended with this checkpoint has been saved in `output_dir`, whole."""
+    try:
+        saved = TrainerState.load_from_json(os.path.join(output_dir, TRAINER_STATE_NAME))
+    except (OSError, ValueError, TypeError):
+        return False
+    return saved.global_step == TrainerState.load_from_json(os.path.join(checkpoint, TRAINER_STATE_NAME)).global_step
+
+
+def copy_model(checkpoint: str, output_dir: str) -> None:
+    """Save the model of a run that was killed after its last checkpoint, from there."""
+    unfinished = Path(output_dir) / UNFINISHED
+    unfinished.mkdir(exist_ok=True)
+    for path in Path(checkpoint).iterdir():
+        if path.is_file() and not any(path.match(pattern) for pattern in TRAINING_FILES):
+            shutil.copy(path, unfinished)
+    move_up(unfinished)
+    shutil.copy(Path(checkpoint) / TRAINER_STATE_NAME, output_dir)
+
+
+def move_up(folder: Path) -> None:
+    """Move what a folder holds into the one above, file by file at once, and remove it."""
+    for path in folder.iterdir():
+        path.replace(folder.parent / path.name)
+    folder.rmdir()
 
 
 def write_state(checkpoint: Path, state: dict[str, Any]) -> None:

@@ -23,7 +23,7 @@ from trl.scripts.grpo import GRPOScriptArguments
 from .config import OPEFOConfig
 from .data import keep_rows, load_splits, pick_split
 from .prompts import TEMPLATES, drop_long_prompts, render, to_prompts
-from .resume import is_finished, read_entropy_target, resume_point
+from .resume import UNFINISHED, copy_model, is_finished, is_saved, move_up, read_entropy_target, resume_point
 
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def check_output_dir(output_dir: str) -> None:
         raise ValueError(f"`output_dir` {output_dir} cannot be written to: {error.strerror}.") from error
 
 
-def save(trainer: "OPEFOTrainer", output_dir: str) -> None:
+def save_final_model(trainer: "OPEFOTrainer", output_dir: str) -> None:
     """
     Save the model whole or not at all: what is in the folder already stays until all of the new is written.
 
@@ -125,15 +125,13 @@ def save(trainer: "OPEFOTrainer", output_dir: str) -> None:
     """
     from .trainer import RunStopped
 
-    unfinished = Path(output_dir) / "unfinished"
+    unfinished = Path(output_dir) / UNFINISHED
     try:
-        trainer.save_state()
         trainer.save_model(str(unfinished))
         trainer.accelerator.wait_for_everyone()
         if trainer.args.should_save:
-            for path in unfinished.iterdir():
-                path.replace(Path(output_dir) / path.name)
-            unfinished.rmdir()
+            move_up(unfinished)
+        trainer.save_state()  # last, it tells that the model is there
     except Exception as error:  # each library has its own for a full disk
         raise RunStopped(
             f"The model could not be saved to {output_dir} ({error}): free some space; the last checkpoint in "
@@ -358,6 +356,8 @@ def main(args: list[str] | None = None) -> None:
             )
         checkpoint, passed_over = resume_point(training_args)
         if checkpoint is not None and is_finished(checkpoint, training_args):
+            if not is_saved(checkpoint, str(training_args.output_dir)) and training_args.should_save:
+                copy_model(checkpoint, str(training_args.output_dir))
             say(
                 f"{checkpoint} is the end of this run: raise `max_steps` or `num_train_epochs` to train on, or set "
                 "`resume_from_checkpoint: false` to start anew."
@@ -385,7 +385,7 @@ def main(args: list[str] | None = None) -> None:
         say(f"Resuming from {checkpoint}.")
     try:
         trainer.train(resume_from_checkpoint=checkpoint)
-        save(trainer, str(training_args.output_dir))
+        save_final_model(trainer, str(training_args.output_dir))
     except RunStopped as error:
         # From whichever process it happened in
         print(f"{PROG}: error: {one_line(error)}", file=sys.stderr)

@@ -259,3 +259,20 @@ def test_a_reward_that_fails_in_one_process_stops_both(recipe):
     assert "A reward function failed at step 0, in failing" in sentence and "KeyError: 'gone'" in sentence
     assert done.returncode != 0
     assert time.monotonic() - began < 120, "the other process waits half an hour in a collective by default"
+
+
+def test_a_run_killed_while_its_model_was_saved_saves_it_with_the_next_start(recipe, monkeypatch):
+    train.main(["--config", "recipe.yaml", "--output_dir", "whole"])
+
+    def killed(*args):
+        raise KeyboardInterrupt  # no `Exception`: nothing may clean up after it
+
+    monkeypatch.setattr(train, "move_up", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train.main(["--config", "recipe.yaml"])
+    assert not (recipe / "run" / "model.safetensors").exists()
+    train.main(["--config", "recipe.yaml"])
+    names = {path.name for path in (recipe / "whole").iterdir()}
+    assert {path.name for path in (recipe / "run").iterdir()} == names
+    whole, other = (load_file(recipe / name / "model.safetensors") for name in ("whole", "run"))
+    assert all(torch.equal(whole[name], other[name]) for name in whole)
