@@ -1,16 +1,23 @@
 """Drawn settings: each is refused in one sentence that names the fields, or it is strictly on-policy and the gradient
 is that of the documented formula."""
 
+import json
 import math
+import os
 import re
+import subprocess
 import warnings
 from collections import Counter
 
 import pytest
-from hypothesis import given
+from conftest import KeepGradient, make_model
+from hypothesis import HealthCheck, assume, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
+from independent import ONE_STEP, gradient_error
+from test_distributed import TESTS, TORCHRUN
 from test_trainer_gradient import LOSS_TYPES
+from transformers import AutoModelForCausalLM
 
 from opefo_trl.config import FLOW_ESTIMATORS
 from opefo_trl.dry_run import planned_config
@@ -218,3 +225,117 @@ def test_out_of_range(name):
         assert check_refused_or_on_policy({name: value}, {name}, num_processes) == "out of range"
 
     check()
+
+
+# What a training on the tiny model can be given, beside the arithmetic of its batch
+TRAINED = {
+    "flow_estimator": st.sampled_from(FLOW_ESTIMATORS),
+    "flow_strength": st.floats(0, 1),
+    "flow_max_coefficient": st.floats(0.01, 0.99),
+    "flow_entropy_gain": st.floats(0, 8),
+    "scale_rewards": st.sampled_from(["group", "batch", "none"]),
+    "multi_objective_aggregation": st.sampled_from(["sum_then_normalize", "normalize_then_sum"]),
+    "mask_truncated_completions": st.booleans(),
+    "max_completion_length": st.integers(1, 12),
+    "pad_to_multiple_of": st.sampled_from([None, 8]),
+    "temperature": st.floats(0.5, 1.5),
+    "top_k": st.sampled_from([0, 5]),
+    "repetition_penalty": st.sampled_from([1.0, 1.3]),
+    "top_entropy_quantile": st.sampled_from([1.0, 0.0]) | st.floats(0.1, 0.9),
+    "off_policy_mask_threshold": st.sampled_from([None, 0.0, 0.5]),
+    "epsilon": st.sampled_from([0.0, 0.2, INF]),
+    "epsilon_high": st.sampled_from([None, 0.28, 5.0, INF]),
+    "delta": st.sampled_from([None, 1.0, 1.5]),
+    "sapo_temperature_pos": st.floats(0.1, 3),
+    "sapo_temperature_neg": st.floats(0.1, 3),
+    "vespo_k_pos": st.floats(0, 4),
+    "vespo_lambda_neg": st.floats(0, 4),
+    "beta": st.sampled_from([0.0, 0.04]),
+    "cast_lm_head_to_fp32": st.booleans(),
+    "gradient_checkpointing": st.booleans(),
+}
+
+
+@st.composite
+def trained_settings(draw, num_processes):
+    settings = {name: draw(values) for name, values in TRAINED.items() if draw(st.booleans())}
+    settings["loss_type"] = draw(st.sampled_from(LOSS_TYPES))
+    settings |= draw(
+        st.sampled_from(
+            [{}, {}, {"flow_entropy_target": 1.5}, {"flow_entropy_target_ratio": 0.7}, {"flow_strength": 1.0}]
+        )
+    )
+    rows, split, repeats = draw(st.sampled_from([2, 4, 6, 8])), draw(st.integers(1, 3)), draw(st.integers(1, 2))
+    settings |= {"per_device_train_batch_size": rows, "gradient_accumulation_steps": split * repeats}
+    settings["num_generations"] = draw(st.sampled_from([2, 3, 4]))
+    batch = rows * split * num_processes
+    assume(batch % settings["num_generations"] == 0 and batch * repeats // settings["num_generations"] <= 32)
+    settings |= draw(st.sampled_from([{"steps_per_generation": split}, {"generation_batch_size": batch}]))
+    return settings
+
+
+def draw_many(strategy, max_examples):
+    """Always the same ones."""
+    drawn = []
+
+    @examples(
+        max_examples=max_examples,
+        derandomize=True,
+        deadline=None,
+        database=None,
+        suppress_health_check=[HealthCheck.filter_too_much],
+    )
+    @given(strategy)
+    def collect(settings):
+        drawn.append(settings)
+
+    collect()
+    return drawn
+
+
+# Of a float32 gradient; and how near a threshold an entropy may come before float32 decides otherwise than float64
+ROUNDING, NEAR = 2e-6, 1e-5
+
+
+def trained_errors(outcomes):
+    """The errors of the steps whose tokens rounding does not choose, checked."""
+    errors = {}
+    for settings, (error, margin) in outcomes:
+        if margin > NEAR:
+            assert error < ROUNDING, f"{error}: {settings}"
+            errors[json.dumps(settings)] = error
+    print(f"{len(errors)} of {len(outcomes)} gradients, largest error {max(errors.values()):.1e}")
+    return [error for error in errors.values() if error > 0]
+
+
+@pytest.mark.parametrize(
+    ("max_examples", "least"), [(12, 8), pytest.param(100, 70, marks=pytest.mark.slow)], ids=["dozen", "hundred"]
+)
+def test_gradient_of_drawn_settings(make_trainer, tmp_path, max_examples, least):
+    make_model().save_pretrained(tmp_path / "model")  # TRL loads the reference model of beta > 0 from there
+
+    def train(settings):
+        keep = KeepGradient()
+        model = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+        return gradient_error(make_trainer(model=model, callbacks=[keep], **{**ONE_STEP, **settings}), keep)
+
+    drawn = draw_many(trained_settings(1), max_examples)
+    errors = trained_errors([(settings, train(settings)) for settings in drawn])
+    assert len(errors) >= least, "most must have something to train"
+
+
+@pytest.mark.slow
+def test_gradient_of_drawn_settings_in_two_processes(tmp_path):
+    make_model().save_pretrained(tmp_path / "model")
+    drawn = draw_many(trained_settings(2), 24)
+    (tmp_path / "settings.json").write_text(json.dumps(drawn))
+    done = subprocess.run(
+        [*TORCHRUN, "2", str(TESTS / "settings_worker.py"), str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": f"{TESTS}{os.pathsep}{TESTS.parent}", "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-10000:]
+    errors = trained_errors(list(zip(drawn, json.loads((tmp_path / "errors.json").read_text()), strict=True)))
+    assert len(errors) >= 16, "most must have something to train"
