@@ -1,12 +1,97 @@
 """`OPEFOConfig`: GRPO's settings and the knobs of the entropy flow."""
 
+import math
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from numbers import Integral, Real
+from typing import Any
 
 from trl import GRPOConfig
 
 
 FLOW_ESTIMATORS = ("exact", "sampled", "paper")
+LOSS_TYPES = ("grpo", "sapo", "bnpo", "dr_grpo", "luspo", "dapo", "cispo", "vespo")
+
+# What a number must be
+_Range = tuple[str, Callable[[Any], bool]]
+_SHARE: _Range = ("in [0, 1]", lambda x: 0.0 <= x <= 1.0)
+_INSIDE: _Range = ("in (0, 1)", lambda x: 0.0 < x < 1.0)
+_POSITIVE: _Range = ("a positive number", lambda x: 0.0 < x < math.inf)
+_NOT_NEGATIVE: _Range = ("a number of at least 0", lambda x: 0.0 <= x < math.inf)
+_FINITE: _Range = ("a number", lambda x: math.isfinite(x))
+# Infinity switches these off
+_BOUND: _Range = ("at least 0", lambda x: x >= 0.0)
+_POSITIVE_BOUND: _Range = ("above 0", lambda x: x > 0.0)
+_BOUND_FROM_ONE: _Range = ("at least 1", lambda x: x >= 1.0)
+_COUNT: _Range = ("a whole number of at least 1", lambda x: isinstance(x, Integral) and int(x) >= 1)
+_COUNT_FROM_TWO: _Range = ("a whole number of at least 2", lambda x: isinstance(x, Integral) and int(x) >= 2)
+
+# Every number that the balance, or the weight of a token in the loss (docs/method.md), depends on. TRL takes any, and
+# fails later or trains something else
+_NUMBERS: dict[str, _Range] = {
+    "flow_strength": _SHARE,
+    "flow_max_coefficient": _INSIDE,
+    "flow_entropy_target": _POSITIVE,
+    "flow_entropy_target_ratio": _POSITIVE,
+    "flow_entropy_gain": _NOT_NEGATIVE,
+    "per_device_train_batch_size": _COUNT,
+    "gradient_accumulation_steps": _COUNT,
+    "steps_per_generation": _COUNT,
+    "generation_batch_size": _COUNT,
+    "num_generations": _COUNT_FROM_TWO,
+    "num_iterations": _COUNT,
+    "max_completion_length": _COUNT,
+    "temperature": _POSITIVE,
+    "top_entropy_quantile": _SHARE,
+    "off_policy_mask_threshold": _BOUND,
+    "epsilon": _BOUND,
+    "epsilon_high": _BOUND,
+    "delta": _BOUND_FROM_ONE,
+    "sapo_temperature_pos": _POSITIVE,
+    "sapo_temperature_neg": _POSITIVE,
+    "vespo_k_pos": _NOT_NEGATIVE,
+    "vespo_lambda_pos": _NOT_NEGATIVE,
+    "vespo_k_neg": _NOT_NEGATIVE,
+    "vespo_lambda_neg": _NOT_NEGATIVE,
+    "beta": _NOT_NEGATIVE,
+    "entropy_coef": _FINITE,
+    "vllm_importance_sampling_clip_min": _BOUND,
+    "vllm_importance_sampling_clip_max": _POSITIVE_BOUND,
+}
+_MAY_BE_UNSET = {
+    "flow_entropy_target",
+    "flow_entropy_target_ratio",
+    "steps_per_generation",
+    "generation_batch_size",
+    "max_completion_length",
+    "off_policy_mask_threshold",
+    "epsilon_high",
+    "delta",
+    "vllm_importance_sampling_clip_min",
+    "vllm_importance_sampling_clip_max",
+}
+_CHOICES: dict[str, tuple] = {
+    "flow_estimator": FLOW_ESTIMATORS,
+    "strict_on_policy": (True, False),
+    "loss_type": LOSS_TYPES,
+    "importance_sampling_level": ("token",),
+    "scale_rewards": ("group", "batch", "none", True, False),
+    "multi_objective_aggregation": ("sum_then_normalize", "normalize_then_sum"),
+    "mask_truncated_completions": (True, False),
+    "use_vllm": (True, False),
+    "vllm_importance_sampling_correction": (True, False),
+    "vllm_importance_sampling_mode": ("token_truncate", "token_mask", "sequence_truncate", "sequence_mask"),
+}
+_REASONS = {
+    "flow_max_coefficient": "from 1 on, a token would lose or change the sign of its advantage (to switch the balance "
+    "off, set `flow_strength=0`)",
+    "importance_sampling_level": "a weight spread over the sequence undoes a balance between tokens, so set "
+    "`importance_sampling_level='token'`",
+    "epsilon": "below, the policy's ratio to itself, 1, would be clipped",
+    "epsilon_high": "below, the policy's ratio to itself, 1, would be clipped",
+    "delta": "below, the policy's ratio to itself, 1, would be clipped",
+}
 
 
 @dataclass
@@ -90,30 +175,20 @@ class OPEFOConfig(GRPOConfig):
     )
 
     def __post_init__(self):
+        if problems := self._problems():
+            raise ValueError("; ".join(problems) + ".")
         super().__post_init__()
-        if self.flow_estimator not in FLOW_ESTIMATORS:
-            raise ValueError(f"`flow_estimator` must be one of {FLOW_ESTIMATORS}, got {self.flow_estimator!r}.")
-        if not 0.0 <= self.flow_strength <= 1.0:
-            raise ValueError(f"`flow_strength` must be in [0, 1], got {self.flow_strength}.")
-        if not 0.0 < self.flow_max_coefficient < 1.0:
+        if isinstance(self.generation_kwargs, dict):
+            sampling_temperature = self.generation_kwargs.get("temperature", self.temperature)
+            if sampling_temperature != self.temperature:
+                raise ValueError(
+                    f"`generation_kwargs` samples at temperature {sampling_temperature}, but the policy is trained at "
+                    f"`temperature` {self.temperature}: set `temperature` alone."
+                )
+        if self.accelerator_config.split_batches:  # type: ignore[union-attr]  # made by TrainingArguments
             raise ValueError(
-                f"`flow_max_coefficient` must be in (0, 1), got {self.flow_max_coefficient}: from 1 on, a token would "
-                "lose or change the sign of its advantage. To switch the balance off, set `flow_strength=0`."
-            )
-        for name in ("flow_entropy_target", "flow_entropy_target_ratio"):
-            value = getattr(self, name)
-            if value is not None and not 0.0 < value < float("inf"):
-                raise ValueError(f"`{name}` must be a positive number or left unset, got {value}.")
-        if self.flow_entropy_target is not None and self.flow_entropy_target_ratio is not None:
-            raise ValueError(
-                "`flow_entropy_target` and `flow_entropy_target_ratio` both set the entropy target: remove one."
-            )
-        if not 0.0 <= self.flow_entropy_gain < float("inf"):
-            raise ValueError(f"`flow_entropy_gain` must be a number of at least 0, got {self.flow_entropy_gain}.")
-        if self.importance_sampling_level == "sequence":
-            raise ValueError(
-                "`importance_sampling_level='sequence'` spreads each token's weight over its whole sequence, which "
-                "undoes a balance between tokens: set `importance_sampling_level='token'`."
+                "`accelerator_config` must not ask for `split_batches`: rollout batches would be smaller than "
+                "`generation_batch_size`, and prompts left out without a word."
             )
         if not self.is_on_policy:
             message = (
@@ -126,9 +201,44 @@ class OPEFOConfig(GRPOConfig):
             if self.strict_on_policy:
                 raise ValueError(f"{message}, or set `strict_on_policy=False` to train off-policy anyway.")
             warnings.warn(f"{message}. Training off-policy, as `strict_on_policy=False` asks.", stacklevel=2)
+        elif self.num_iterations > 1:
+            message = (
+                f"`num_iterations` ({self.num_iterations}) repeats each rollout batch within one optimizer step "
+                f"(`gradient_accumulation_steps` is {self.gradient_accumulation_steps}), which only multiplies its "
+                "gradient: set `num_iterations=1`"
+            )
+            if self.strict_on_policy:
+                raise ValueError(f"{message}, or set `strict_on_policy=False` to train so anyway.")
+            warnings.warn(f"{message}. Training so, as `strict_on_policy=False` asks.", stacklevel=2)
+
+    def _problems(self) -> list[str]:
+        """What is wrong with the fields as they are given, each of them named, before TRL computes with them."""
+        problems = []
+        for name, (wanted, holds) in _NUMBERS.items():
+            value = getattr(self, name)
+            if value is None and name in _MAY_BE_UNSET:
+                continue
+            if not isinstance(value, Real) or isinstance(value, bool) or not holds(value):
+                unset = " or left unset" if name in _MAY_BE_UNSET else ""
+                problems.append(f"`{name}` must be {wanted}{unset}, got {value!r}{_reason(name)}")
+        for name, choices in _CHOICES.items():
+            value = getattr(self, name)
+            if value not in choices:
+                problems.append(f"`{name}` must be one of {choices}, got {value!r}{_reason(name)}")
+        if self.flow_entropy_target is not None and self.flow_entropy_target_ratio is not None:
+            problems.append(
+                "`flow_entropy_target` and `flow_entropy_target_ratio` both set the entropy target: remove one"
+            )
+        if self.loss_type == "dr_grpo" and self.max_completion_length is None:
+            problems.append("`loss_type='dr_grpo'` divides by `max_completion_length`: set it")
+        return problems
 
     @property
     def is_on_policy(self) -> bool:
         """Whether each rollout batch is trained on before the policy that sampled it changes."""
         steps_per_rollout = self.steps_per_generation * self.num_iterations  # type: ignore[operator]  # set by GRPOConfig
         return self.gradient_accumulation_steps % steps_per_rollout == 0
+
+
+def _reason(name: str) -> str:
+    return f": {_REASONS[name]}" if name in _REASONS else ""

@@ -88,6 +88,7 @@ class KeepGradient(TrainerCallback):
             self.policy = copy.deepcopy(model)
             base = self.policy.get_base_model() if isinstance(model, PeftModel) else self.policy
             del base.forward  # TRL's patch and ours: what remains is the model's own
+            vars(base.lm_head).pop("forward", None)  # that of `cast_lm_head_to_fp32`
 
     def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
         if state.global_step == 0:

@@ -39,6 +39,14 @@ def test_defaults():
             {"gradient_accumulation_steps": 2, "steps_per_generation": 4},
             r"`gradient_accumulation_steps` \(2\) is not a multiple .*\(4 × 1\).*`steps_per_generation=2`",
         ),
+        (
+            {"gradient_accumulation_steps": 4, "steps_per_generation": 2, "num_iterations": 2},
+            r"`num_iterations` \(2\) repeats each rollout batch within one optimizer step",
+        ),
+        (
+            {"flow_strength": 2.0, "delta": 0.5},
+            r"^`flow_strength` must be .*; `delta` must be at least 1 .*clipped\.$",
+        ),
     ],
 )
 def test_refused(settings, sentence):
