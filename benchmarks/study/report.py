@@ -263,6 +263,52 @@ def draw_entropy(axes: "Axes", groups: dict[str, dict[int, Record]], styles: dic
     axes.set_ylabel("nats per token")
 
 
+def make_styles(arms: dict[str, Arm]) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
+    """How the arms that are trained look, the first ones (GRPO and OPEFO) and the others."""
+    trained = [name for name in arms if arms[name].updates]
+    ours, others = (
+        {
+            name: {"color": colour, "linestyle": line, "marker": marker, "markerfacecolor": face or colour}
+            for name, colour in zip(names, COLOURS, strict=False)
+        }
+        for names, line, marker, face in (
+            (trained[: len(COLOURS)], "-", "o", None),
+            (trained[len(COLOURS) :], "--", "s", "white"),
+        )
+    )
+    return ours, others
+
+
+def draw_rates(records: Sequence[Record], arms: dict[str, Arm], path: Path) -> None:
+    """
+    Draw pass@16 over pass@1 on the validation problems, a line for each arm through its learning rates, low to high:
+    its frontier, for which nothing was chosen.
+    """
+    from matplotlib.figure import Figure
+
+    points: dict[str, dict[float, list[tuple[float, float]]]] = {}
+    for record in records:
+        if record["split"] == "validation" and record["arm"] in arms:
+            numbers = measure(record, 0.0)
+            rates = points.setdefault(record["arm"], {})
+            rates.setdefault(record["learning_rate"], []).append((numbers["nucleus@1"], numbers["nucleus@16"]))
+    figure = Figure(figsize=(12.0, 5.2), layout="constrained")
+    both = figure.subplots(1, 2, sharex=True, sharey=True)
+    for axes, styles in zip(both, make_styles(arms), strict=True):
+        for name, style in ({BASELINE: {"color": "0.6", "marker": "o"}} | styles).items():
+            if name in points:
+                line = np.array([np.mean(points[name][rate], axis=0) for rate in sorted(points[name])])  # (rates, 2)
+                axes.plot(*line.T, **style, label=arms[name].label)
+                axes.annotate(f"{min(points[name]):g}", line[0], fontsize=7, color=style["color"])
+        axes.set_xlabel("pass@1")
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False, fontsize=8)
+    both[0].set_ylabel("pass@16")
+    figure.suptitle("One point per learning rate, from the lowest, which is written; top-p 0.7, validation problems")
+    figure.savefig(path, dpi=130)
+
+
 def draw(groups: dict[str, dict[int, Record]], arms: dict[str, Arm], task: Task, path: Path) -> None:
     """
     Draw the entropy of all arms over the steps, and pass@16 over pass@1 for each sampling; bands and bars are 95 %
@@ -271,19 +317,13 @@ def draw(groups: dict[str, dict[int, Record]], arms: dict[str, Arm], task: Task,
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-    trained = [name for name in arms if arms[name].updates]
-    ours, rivals = trained[: len(COLOURS)], trained[len(COLOURS) :]
-    styles: dict[str, dict[str, Any]] = {
-        name: {"color": colour, "linestyle": line, "marker": marker, "markerfacecolor": face or colour}
-        for names, line, marker, face in ((ours, "-", "o", None), (rivals, "--", "s", "white"))
-        for name, colour in zip(names, COLOURS, strict=True)
-        if name in groups
-    }
+    ours, rivals = make_styles(arms)
+    styles = {name: style for name, style in (ours | rivals).items() if name in groups}
     figure = Figure(figsize=(14.0, 9.5), layout="constrained")
     panels = figure.subplot_mosaic("AAABBB;CCDDEE")  # type: ignore[arg-type]
     for panel, names, title in (("A", ours, "GRPO and OPEFO"), ("B", rivals, "other controls; grey: strict GRPO")):
         axes = panels[panel]
-        if names is rivals and BASELINE in groups:
+        if panel == "B" and BASELINE in groups:
             draw_entropy(axes, groups, {BASELINE: {"color": "0.6", "linestyle": "-"}})
         draw_entropy(axes, groups, {name: styles[name] for name in names if name in styles})
         for target in task.entropy_targets:
@@ -353,6 +393,7 @@ comparisons.
 {make_paired_table(groups, arms, task.level)}
 """
     if chosen:
+        draw_rates(records, make_arms(task), folder / "rates.png")
         text += f"""
 Learning rates, by pass@1 with top-p 0.7 on validation problems, neither trained nor tested on; the two best of an arm
 with a second seed, whose mean decides:
