@@ -72,7 +72,7 @@ def train(script: ScriptArguments, args: OPEFOConfig) -> OPEFOTrainer:
         solution_column=script.solution_column,
         prompt_template=script.prompt_template,
     )
-    args.model_init_kwargs = {"dtype": script.dtype}
+    args.model_init_kwargs = {"dtype": script.dtype, "use_safetensors": True}
     adapter = LoraConfig(r=script.lora_rank, lora_alpha=2 * script.lora_rank, target_modules="all-linear")
     trainer = OPEFOTrainer(script.model, math_reward, args, dataset, peft_config=adapter)
     trainer.train()

@@ -140,8 +140,8 @@ class _Reader:
         """The child's reply. Raises `TimeoutError` if the pair kills it."""
         for _ in range(2):  # it may have ended before: only its own clock proves the pair guilty at once
             try:
-                self._connection.send((gold, answer))
-                return self._connection.recv()
+                self._connection.send_bytes(json.dumps((gold, answer)).encode())  # `send` would pickle
+                return json.loads(self._connection.recv_bytes())
             except (EOFError, ConnectionError):
                 self._connection.close()
                 self._child.join()
@@ -163,7 +163,7 @@ def _compare_all(pairs: Connection, workers_end: Connection) -> None:
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     while True:
         try:
-            gold, answer = pairs.recv()
+            gold, answer = json.loads(pairs.recv_bytes())
         except EOFError:
             return
         signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)
@@ -171,7 +171,7 @@ def _compare_all(pairs: Connection, workers_end: Connection) -> None:
         reply = _compare(gold, answer)
         signal.setitimer(signal.ITIMER_PROF, 0)
         signal.setitimer(signal.ITIMER_REAL, 0)
-        pairs.send(reply)
+        pairs.send_bytes(json.dumps(reply).encode())
         if resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 > KEPT_BYTES:
             return
 

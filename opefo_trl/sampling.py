@@ -34,9 +34,18 @@ def pick_backend(backend: str) -> str:
 
 
 def read_adapter(model: str) -> dict[str, Any] | None:
-    """PEFT's configuration, if `model` is the folder of a LoRA adapter."""
+    """
+    PEFT's configuration, if `model` is the folder of a LoRA adapter.
+
+    Raises:
+        `ValueError`: if the adapter's weights are no safetensors: PEFT would unpickle them.
+    """
     path = Path(model) / "adapter_config.json"
-    return json.loads(path.read_text()) if path.is_file() else None
+    if not path.is_file():
+        return None
+    if not (Path(model) / "adapter_model.safetensors").is_file():
+        raise ValueError(f"Adapter {model} has no adapter_model.safetensors: save it again with `save_pretrained`.")
+    return json.loads(path.read_text())
 
 
 def load_tokenizer(model: str) -> Any:
@@ -70,7 +79,7 @@ class TransformersSampler:
         device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
         adapter = read_adapter(model)
         base = model if adapter is None else adapter["base_model_name_or_path"]
-        loaded = AutoModelForCausalLM.from_pretrained(base, dtype=dtype)
+        loaded = AutoModelForCausalLM.from_pretrained(base, dtype=dtype, use_safetensors=True)
         if adapter is not None:
             from peft import PeftModel
 
@@ -142,11 +151,13 @@ class VLLMSampler:
         adapter = read_adapter(model)
         if adapter is None:
             self.lora = None
-            self.llm = LLM(model=model, dtype=dtype)
+            self.llm = LLM(model=model, dtype=dtype, load_format="safetensors")
         else:
             self.lora = LoRARequest("adapter", 1, model)
             base = adapter["base_model_name_or_path"]
-            self.llm = LLM(model=base, dtype=dtype, enable_lora=True, max_lora_rank=adapter["r"])
+            self.llm = LLM(
+                model=base, dtype=dtype, load_format="safetensors", enable_lora=True, max_lora_rank=adapter["r"]
+            )
 
     def draw(self, prompts: list[list[int]], num_samples: int, seed: int) -> list[list[Sample]]:
         """`num_samples` completions of each prompt, given as tokens."""

@@ -334,6 +334,7 @@ def prepare(
         "trust_remote_code": training_args.trust_remote_code,
         "attn_implementation": model_args.attn_implementation,
         "dtype": model_args.dtype,
+        "use_safetensors": True,
         **cast(dict, training_args.model_init_kwargs or {}),
     }
     return {
@@ -372,7 +373,10 @@ def main(args: list[str] | None = None) -> None:
         try:
             trainer = OPEFOTrainer(**trainer_args)
         except OSError as error:
-            raise ValueError(f"`model_name_or_path` {trainer_args['model']} cannot be loaded: {error}") from error
+            raise ValueError(
+                f"`model_name_or_path` {trainer_args['model']} cannot be loaded (weights must be safetensors, unless "
+                f"`model_init_kwargs` holds `use_safetensors: false`): {error}"
+            ) from error
         first = next(iter(trainer_args["train_dataset"]))["prompt"]
         first = render(first, trainer.processing_class, **chat_template_kwargs(training_args))
     except (ValueError, TypeError, OSError) as error:

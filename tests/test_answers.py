@@ -1,7 +1,9 @@
 """Every published spelling of an answer, and the answer in a completion, hostile ones included."""
 
 import time
+import warnings
 
+import numpy as np
 import pytest
 
 from opefo_trl.answers import MAX_ANSWER_LENGTH, boxed, completion_answer, gold_answer, last_boxed
@@ -23,6 +25,10 @@ from opefo_trl.answers import MAX_ANSWER_LENGTH, boxed, completion_answer, gold_
         (-0.5, "-0.5"),
         (1e-05, "0.00001"),
         (1e22, "1" + 22 * "0"),
+        (2**100, "1267650600228229401496703205376"),  # 31 digits
+        (10**400, "1" + 400 * "0"),
+        (f"[{10**400}]", "1" + 400 * "0"),
+        (np.float64(27.0), "27"),
         (["27"], "27"),
         (["$a$", "$b$"], "a, b"),  # OlympiadBench
         ("['9.6\\n']", "9.6"),  # Minerva Math
@@ -41,6 +47,13 @@ from opefo_trl.answers import MAX_ANSWER_LENGTH, boxed, completion_answer, gold_
         ([], None),
         (["1", None], None),
         ({"answer": 1}, None),
+        ("[{[1]}]", "[{[1]}]"),  # a list for Python, but of a set that cannot be
+        ("#$###5", "5"),
+        (r"\{1\}", r"\{1\}"),
+        ("a}b", None),  # a box would end too early,
+        ("{a", None),  # or never
+        ("5\\", None),
+        (["1", "2}"], None),
         ("[" * 10_000 + "]", "[" * 10_000 + "]"),
     ],
 )
@@ -63,7 +76,15 @@ def test_gold_spellings(value, answer):
         (r"Answer: 7, that is \boxed{8}", "8"),
         ("First 3.\nAnswer: 6\n**Answer:** $7$ \n", "7"),
         ("ANSWER : 7", "7"),
+        ("Answer: **7**\r\n", "7"),
         ("The answer is 7.", None),
+        ("Answer: 7\n**Answer:**", "7"),  # the head of a paragraph, which gives no answer
+        ("**Answer:**\n\n7", None),
+        ("Answer: 7}, or 8", None),  # in a box it would be 7
+        ("Answer: 7{", None),
+        ("The answer: 7" + "!" * (MAX_ANSWER_LENGTH - len("answer: 7")), None),  # the last characters begin mid-line
+        ("Answer: 7\n" + "!" * (MAX_ANSWER_LENGTH - len("Answer: 7\n")), "7"),
+        ("Answer: 7\n" + "!" * (MAX_ANSWER_LENGTH - len("nswer: 7\n")), None),  # too far from the end
         ("Answer:", None),
         ("", None),
         (r"\boxed{" + "1" * MAX_ANSWER_LENGTH + "}", "1" * MAX_ANSWER_LENGTH),
@@ -72,6 +93,12 @@ def test_gold_spellings(value, answer):
 )
 def test_answer_of_a_completion(text, answer):
     assert completion_answer(text) == answer
+
+
+def test_escapes_that_python_does_not_know_are_no_warning():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert gold_answer(r"['2\cdot x']") == r"2\cdot x"
 
 
 def test_box_that_is_left_open():

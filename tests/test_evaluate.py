@@ -187,6 +187,17 @@ def test_adapter_equals_the_merged_model(folder):
     assert drawn[0] == drawn[1] != drawn[2]
 
 
+def test_weights_that_are_no_safetensors(folder, capsys):
+    (folder / "adapter").mkdir()
+    (folder / "adapter" / "adapter_config.json").write_text('{"base_model_name_or_path": "model", "r": 4}')
+    (folder / "adapter" / "adapter_model.bin").touch()
+    words = ["--benchmarks", "short=short.jsonl", "--output", "out", "--model"]
+    assert "Adapter adapter has no adapter_model.safetensors: save it again" in refuse(capsys, *words, "adapter")
+    torch.save(make_model().state_dict(), folder / "model" / "pytorch_model.bin")
+    (folder / "model" / "model.safetensors").unlink()
+    assert "no file named model.safetensors found in directory model" in refuse(capsys, *words, "model")
+
+
 def test_vllm(folder, monkeypatch):
     """What is asked of vLLM, and what becomes of its answer; vLLM itself needs CUDA."""
     calls = []
@@ -208,7 +219,7 @@ def test_vllm(folder, monkeypatch):
     for name, module in {"vllm": vllm, "vllm.lora": types.ModuleType("vllm.lora"), "vllm.lora.request": lora}.items():
         monkeypatch.setitem(sys.modules, name, module)
     assert run("out", "--backend", "vllm") == 0
-    assert calls[0] == {"model": "model", "dtype": "auto"}
+    assert calls[0] == {"model": "model", "dtype": "auto", "load_format": "safetensors"}
     assert calls[1] == [2, 3] and [parameter["n"] for parameter in calls[2]] == [4, 4]
     seeds = [parameter["seed"] for parameters in calls[2::2] for parameter in parameters]
     assert len(set(seeds)) == 10 and calls[2][0]["top_p"] == 0.7 and calls[2][0]["max_tokens"] == 12

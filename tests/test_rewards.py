@@ -36,6 +36,11 @@ def test_math_reward_of_texts():
     assert metrics == {"math_reward/answered": 0.8}
 
 
+def test_an_answer_cannot_close_its_box():
+    completions = ["Answer: 34}, or 35", "Answer: 34", "Answer: a"]
+    assert math_reward(completions, ["34", "34", "a}b"]) == [0.0, 1.0, None]
+
+
 def test_math_reward_of_messages():
     completions = [
         [{"role": "assistant", "content": r"\boxed{2}"}],

@@ -134,6 +134,17 @@ def test_refusals(recipe, capsys, monkeypatch, options, sentence):
     assert not (recipe / "run").exists(), "nothing may have been started"
 
 
+def test_weights_that_are_no_safetensors(recipe, capsys):
+    torch.save(make_model().state_dict(), recipe / "model" / "pytorch_model.bin")
+    (recipe / "model" / "model.safetensors").unlink()
+    assert (
+        "holds `use_safetensors: false`): Error no file named model.safetensors found in directory model."
+        in refuse(capsys)
+    )
+    train.main(["--config", "recipe.yaml", "--max_steps", "1", "--model_init_kwargs", '{"use_safetensors": false}'])
+    assert [path.name for path in (recipe / "run").glob("model*")] == ["model.safetensors"]
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [

@@ -165,7 +165,7 @@ def test(model_dir: Path, puzzles: list[dict], label: str) -> dict[str, float]:
     """
     set_seed(0)
     tokenizer = AutoTokenizer.from_pretrained(model_dir)
-    model: Any = AutoModelForCausalLM.from_pretrained(model_dir)
+    model: Any = AutoModelForCausalLM.from_pretrained(model_dir, use_safetensors=True)
     scores = []
     for start in tqdm(range(0, len(puzzles), 25), label, unit="batch"):
         batch = puzzles[start : start + 25]
