@@ -12,22 +12,38 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
-from opefo_trl import train
+from opefo_trl import OPEFOTrainer, train
 
 
-# Functions of the trainer by what they do; a moment belongs to the innermost one that is running
-PHASES = {
-    "rollout": "_generate_single_turn",
-    "reward": "_calculate_rewards",
-    "measuring": "_measure",
-    "between accumulation steps": "training_step",
-    "checkpoint": "_save_checkpoint",
-    "end": "save_final_model",
+# Where each phase begins; a moment belongs to the innermost one that is running
+PHASES: dict[str, tuple[Any, str]] = {
+    "rollout": (OPEFOTrainer, "_generate_single_turn"),
+    "reward": (OPEFOTrainer, "_calculate_rewards"),
+    "measuring": (OPEFOTrainer, "_measure"),
+    "between accumulation steps": (OPEFOTrainer, "training_step"),
+    "checkpoint": (OPEFOTrainer, "_save_checkpoint"),
+    "final save": (train, "save_final_model"),
 }
-NAMES = {function: phase for phase, function in PHASES.items()}
+NAMES = {function: phase for phase, (_, function) in PHASES.items()}
 MOMENTS = "moments.txt"
-LOOK_EVERY = 2e-4  # seconds
+
+
+def signal_entry(phase: str, entry: int) -> threading.Event:
+    """An event that is set when a phase is entered for the `entry`-th time."""
+    owner, name = PHASES[phase]
+    original, entries, entered = getattr(owner, name), 0, threading.Event()
+
+    def watched(*args, **kwargs):
+        nonlocal entries
+        entries += 1
+        if entries == entry:
+            entered.set()
+        return original(*args, **kwargs)
+
+    setattr(owner, name, watched)
+    return entered
 
 
 def running(thread: int) -> str:
@@ -40,14 +56,9 @@ def running(thread: int) -> str:
     return "elsewhere"
 
 
-def kill(phase: str, entry: int, delay: float, main_thread: int) -> None:
+def kill(entered: threading.Event, delay: float, main_thread: int) -> None:
     """Wait for the moment, and end the process without a chance to clean up."""
-    entries, before = 0, "elsewhere"
-    while entries < entry:
-        now = running(main_thread)
-        entries += now == phase != before
-        before = now
-        time.sleep(LOOK_EVERY)
+    entered.wait()
     time.sleep(delay)
     with Path(MOMENTS).open("a") as file:
         file.write(f"{running(main_thread)}\n")
@@ -62,7 +73,7 @@ def main() -> None:
         # Plain gloo: DeepSpeed's own all-reduce for CPU would have to be compiled first
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     if rank == os.environ.get("RANK", "0"):
-        moment = (phase, int(entry), float(delay), threading.get_ident())
+        moment = (signal_entry(phase, int(entry)), float(delay), threading.get_ident())
         threading.Thread(target=kill, args=moment, daemon=True).start()
     train.main(arguments)
 

@@ -31,7 +31,7 @@ from benchmarks.reliability.killed import MOMENTS, PHASES
 from tests.conftest import make_dataset, make_model, make_tokenizer
 
 
-STEPS = 12
+ENTRIES = 4  # into a phase, at most, before its kill: each start gets so many steps further at most
 RECIPE = {
     "model_name_or_path": "model",
     "dataset_name": "puzzles.jsonl",
@@ -39,7 +39,6 @@ RECIPE = {
     "gradient_accumulation_steps": 2,
     "num_generations": 4,
     "max_completion_length": 8,
-    "max_steps": STEPS,
     "save_steps": 1,
     "save_total_limit": 2,
     "flow_entropy_target_ratio": 0.8,  # a state that only the checkpoint knows
@@ -71,13 +70,13 @@ KINDS = {
 PASSED_OVER, RESUMED = "Passing over ", "Resuming from "
 
 
-def prepare(folder: Path) -> None:
+def prepare(folder: Path, steps: int) -> None:
     """A tiny model, data, reward and settings, as a user has them in a folder."""
     make_model().save_pretrained(folder / "model")
     make_tokenizer().save_pretrained(folder / "model")
     make_dataset().to_json(folder / "puzzles.jsonl")
     (folder / "letters.py").write_text(REWARD)
-    (folder / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
+    (folder / "recipe.yaml").write_text(yaml.safe_dump({**RECIPE, "max_steps": steps}))
     (folder / "deepspeed.json").write_text(json.dumps(ZERO_2))
     launch = {
         "distributed_type": "DEEPSPEED",
@@ -104,13 +103,13 @@ def start(kind: str, folder: Path, output_dir: str, moment: tuple[str, int, floa
 
 def draw_moments(processes: int, kills: int, generator: random.Random) -> list[tuple[str, int, float, int]]:
     """Phase by phase: the entry into it that counts, the seconds after it, and the process that is killed."""
-    phases = itertools.islice(itertools.cycle(phase for phase in PHASES if phase != "end"), kills - 1)
+    phases = itertools.islice(itertools.cycle(phase for phase in PHASES if phase != "final save"), kills - 1)
     moments = [
-        (phase, generator.randint(1, 4), generator.uniform(0.0, 0.03), generator.randrange(processes))
+        (phase, generator.randint(1, ENTRIES), generator.uniform(0.0, 0.03), generator.randrange(processes))
         for phase in phases
     ]
     # What saves the final model is reached once
-    return [*moments, ("end", 1, generator.uniform(0.0, 0.01), 0)]
+    return [*moments, ("final save", 1, generator.uniform(0.0, 0.01), 0)]
 
 
 def run(kind: str, kills: int, seed: int, bar: tqdm) -> dict[str, Any]:
@@ -129,7 +128,7 @@ def run(kind: str, kills: int, seed: int, bar: tqdm) -> dict[str, Any]:
     nobody = ("rollout", 1, 0.0, -1)
     with TemporaryDirectory() as name:
         folder = Path(name)
-        prepare(folder)
+        prepare(folder, steps=(ENTRIES + 1) * kills)
         code, _, stderr = start(kind, folder, "whole", nobody)
         if code != 0:
             raise RuntimeError(f"The uninterrupted run ended with {code}: {stderr[-2000:]}")
