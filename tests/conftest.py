@@ -15,12 +15,14 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 import pytest
+import trl
 from datasets import Dataset
+from packaging.version import Version
 from peft import PeftModel
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM, TrainerCallback
 
-from opefo_trl import OPEFOConfig, OPEFOTrainer
+from opefo_trl import OPEFOConfig, OPEFOTrainer, flow_projection
 
 
 pytest.register_assert_rewrite("independent")  # it asserts for the tests that call it
@@ -104,6 +106,15 @@ def relative_error(actual: dict, expected: dict) -> float:
     assert actual.keys() == expected.keys()
     difference = sum((actual[n] - expected[n]).square().sum() for n in actual)
     return (difference / sum(g.square().sum() for g in expected.values())).sqrt().item()
+
+
+@pytest.fixture(autouse=True)
+def fold_as_trl_does(monkeypatch):
+    """TRL 1.15 has no fold in torch: its kernels run in Triton's interpreter, and ours beside them, as on a GPU."""
+    if Version(trl.__version__) < Version("1.16"):
+        from opefo_trl import flow_kernel
+
+        monkeypatch.setattr(flow_projection, "_fold_on", lambda device: flow_kernel.fold_tile)
 
 
 @pytest.fixture

@@ -210,7 +210,8 @@ def test_no_token(fold):
 def test_logps_are_trls_bit_for_bit(fold, monkeypatch, dtype):
     """Where this pass stands for one of TRL's, what TRL makes of its log-probabilities must not move."""
     if fold == "cpu" and flow_projection._fold_on(torch.device("cpu")) is flow_kernel.fold_tile:
-        monkeypatch.setattr(trl_kernels, "_use_triton", lambda device: True)  # TRL's kernel, interpreted too
+        # TRL's kernel, interpreted too; TRL 1.15 has nothing else
+        monkeypatch.setattr(trl_kernels, "_use_triton", lambda device: True, raising=False)
     generator = torch.Generator().manual_seed(6)
     hidden = torch.randn(13, 32, generator=generator).to(fold, dtype)
     weight = torch.randn(VOCAB_TILE + 2000, 32, generator=generator).to(fold, dtype)

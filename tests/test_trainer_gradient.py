@@ -56,7 +56,7 @@ def test_gradient_with_temperature(make_trainer):
 def test_gradient_with_the_triton_kernels(make_trainer, monkeypatch):
     """The path of a GPU, which scores valid positions alone: TRL's kernels and ours, interpreted."""
     for module in (trl.trainer.utils, trl.kernels.chunked_logprob):
-        monkeypatch.setattr(module, "_use_triton", lambda device: True)
+        monkeypatch.setattr(module, "_use_triton", lambda device: True, raising=False)  # TRL 1.15 does nothing else
     monkeypatch.setattr(flow_projection, "_fold_on", lambda device: flow_kernel.fold_tile)
     keep = KeepGradient()
     check_first_step(make_trainer(callbacks=[keep], **ONE_STEP), keep)
