@@ -42,6 +42,7 @@ TESTS = {
     "flow_head": "add_fused_lm_head and its call of the projection",
     "trainer_gradient": "the loss of every type, advantages per token",
     "trainer": "the pass over the rollouts, metrics, GRPO bit for bit, PEFT",
+    "poisoned": "what TRL makes of rewards that are no numbers",
     "vllm": "TRL's own pass and its correction of the sampler",
     "resume": "checkpoints of transformers",
     "distributed": "accelerate, DeepSpeed, FSDP2, and PEFT in each",
