@@ -8,7 +8,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
-from statistics import mean
 from threading import Lock
 
 from tqdm.auto import tqdm
@@ -19,6 +18,7 @@ from benchmarks.study.report import (
     choose_learning_rates,
     rank_learning_rates,
     read_records,
+    write_rates,
     write_report,
 )
 from benchmarks.study.run import Arguments
@@ -145,8 +145,7 @@ def study(options: argparse.Namespace) -> None:
     task.prepare(folder)
     if options.learning_rates:
         tune([name for name, arm in arms.items() if arm.updates], options, steps, folder)
-        for name, scores in rank_learning_rates(read_records(folder / "records.jsonl")).items():
-            print(name, ", ".join(f"{rate:g}: {mean(of_rate):.3f}" for rate, of_rate in scores.items()))
+        print(write_rates(folder))
         return
     if options.learning_rate is None:
         chosen = choose_learning_rates(read_records(folder / "records.jsonl"))

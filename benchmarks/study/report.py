@@ -350,6 +350,28 @@ def draw(groups: dict[str, dict[int, Record]], arms: dict[str, Arm], task: Task,
     figure.savefig(path, dpi=130)
 
 
+def write_rates(folder: Path) -> str:
+    """
+    Write `rates.md` and `rates.png`, the learning rates compared, beside the records, and return what the first holds.
+
+    Raises:
+        `ValueError`: if the arms were not tuned alike.
+    """
+    records = read_records(folder / "records.jsonl")
+    chosen = choose_learning_rates(records)
+    task = TASKS[records[0]["task"]]
+    text = f"""# {task.title}: learning rates
+
+pass@1 with top-p 0.7 on the validation problems, which are neither trained nor tested on. All rates with one seed, the
+two best of each arm with a second; the better mean of these decides.
+
+{make_rates_table(chosen, make_arms(task) | make_forms(task))}
+"""
+    (folder / "rates.md").write_text(text)
+    draw_rates(records, make_arms(task), folder / "rates.png")
+    return text
+
+
 def write_report(folder: Path) -> str:
     """
     Write `table.md` and `study.png` beside the records.
@@ -374,7 +396,6 @@ def write_report(folder: Path) -> str:
     steps = sorted({record["steps"] for record in tested if "curves" in record})
     versions = "; ".join(sorted({", ".join(f"{k} {v}" for k, v in r["versions"].items()) for r in tested}))
     problems = len(next(iter(tested[0]["tests"].values()))["correct"])
-    chosen = choose_learning_rates(records)
     text = f"""# {task.title}
 
 Mean ± half of the 95 % interval (Student's t) over seeds. {", ".join(map(str, steps))} rollout batches of
@@ -391,14 +412,6 @@ Difference to strict GRPO with the same seed; `*`: the interval leaves out 0, no
 comparisons.
 
 {make_paired_table(groups, arms, task.level)}
-"""
-    if chosen:
-        draw_rates(records, make_arms(task), folder / "rates.png")
-        text += f"""
-Learning rates, by pass@1 with top-p 0.7 on validation problems, neither trained nor tested on; the two best of an arm
-with a second seed, whose mean decides:
-
-{make_rates_table(chosen, arms)}
 """
     text += f"\n{versions}.\n"
     (folder / "table.md").write_text(text)
