@@ -188,14 +188,15 @@ def test_balance():
 
 def test_target():
     """(12) run to rest gives (15); and the two figures printed beside it."""
-    strength, gain, target, balance, drift = 1.0, 2.0, 0.5, 0.1, 0.08
+    strength, gain, target, balance, drift = 1.0, 4.0, 0.5, 0.1, 0.08
     h = 0.65
     for _ in range(5000):
         coefficient = max(-0.5, min(0.5, strength * balance + gain * (target - h) / target))
         h += 0.01 * (coefficient - balance - drift)  # (14), and a drift that the balance does not see
     assert h == pytest.approx(target * (1 - drift / gain), abs=1e-12)
-    gain, offset, excess = numbers(rf"At gain {NUMBER} an offset of {NUMBER} % means r = {NUMBER}\.")
+    gain, offset, excess = numbers(rf"At the default gain of {NUMBER} an offset of {NUMBER} % means r = {NUMBER}\.")
     assert excess == pytest.approx(gain * offset / 100)
+    assert [gain] == numbers(rf"strength of the target term; default `{NUMBER}`")
     bound, off = numbers(rf"reaches the default bound of {NUMBER} when H̄ is {NUMBER} % off")
     assert bound == pytest.approx(gain * off / 100)
 
