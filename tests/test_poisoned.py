@@ -201,6 +201,17 @@ def test_other_errors_of_a_rollout_are_not_renamed(make_trainer):
     assert not isinstance(raised.value, RunStopped)
 
 
+def test_a_completion_without_a_token_is_no_training_of_trls(make_trainer):
+    """Only a `rollout_func` can make one; should TRL take it one day, this says so."""
+
+    def rollout(prompts, trainer):
+        prompt_ids = [trainer.processing_class(prompt)["input_ids"] for prompt in prompts]
+        return {"prompt_ids": prompt_ids, "completion_ids": [[]] * len(prompts), "logprobs": [[]] * len(prompts)}
+
+    with pytest.raises(IndexError):
+        make_trainer(rollout_func=rollout).train()
+
+
 def failing_reward(completions, **kwargs):
     return [1.0] * len(PROMPTS[10])
 
