@@ -182,3 +182,6 @@ if __name__ == "__main__":
     # Together, or the one that is done first may end the other's connection
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
+    # On a busy machine a native thread that the interpreter's end does not wait for can abort it, all results written
+    sys.stderr.flush()
+    os._exit(0)
