@@ -198,18 +198,19 @@ class OPEFOConfig(GRPOConfig):
                 f"tokens: set `num_iterations=1` and `steps_per_generation={self.gradient_accumulation_steps}` "
                 "(or leave it unset)"
             )
-            if self.strict_on_policy:
-                raise ValueError(f"{message}, or set `strict_on_policy=False` to train off-policy anyway.")
-            warnings.warn(f"{message}. Training off-policy, as `strict_on_policy=False` asks.", stacklevel=2)
+            how = "off-policy"
         elif self.num_iterations > 1:
             message = (
                 f"`num_iterations` ({self.num_iterations}) repeats each rollout batch within one optimizer step "
                 f"(`gradient_accumulation_steps` is {self.gradient_accumulation_steps}), which only multiplies its "
                 "gradient: set `num_iterations=1`"
             )
-            if self.strict_on_policy:
-                raise ValueError(f"{message}, or set `strict_on_policy=False` to train so anyway.")
-            warnings.warn(f"{message}. Training so, as `strict_on_policy=False` asks.", stacklevel=2)
+            how = "so"
+        else:
+            return
+        if self.strict_on_policy:
+            raise ValueError(f"{message}, or set `strict_on_policy=False` to train {how} anyway.")
+        warnings.warn(f"{message}. Training {how}, as `strict_on_policy=False` asks.", stacklevel=2)
 
     def _problems(self) -> list[str]:
         """What is wrong with the fields as they are given, each of them named, before TRL computes with them."""

@@ -120,7 +120,7 @@ class OPEFOTrainer(GRPOTrainer):
             chunks = self._measure(output)
         num_tokens = output["completion_ids"].size(1)
         for name, values in zip(TokenFlow._fields, zip(*chunks, strict=True), strict=True):
-            output[f"flow_{name}"] = torch.cat([value[:, value.size(1) - num_tokens :] for value in values])  # (B, T)
+            output[f"flow_{name}"] = torch.cat([value[:, -num_tokens:] for value in values])  # (B, T)
         if self.args.is_on_policy:
             # Recomputed in another chunking they differ by rounding; without them TRL's ratio is exactly 1 (TRL #6789)
             output.pop("old_per_token_logps", None)
@@ -140,7 +140,7 @@ class OPEFOTrainer(GRPOTrainer):
             ) from error
         # Infinite rewards would make every advantage of the group NaN or infinite. NaN is TRL's "no reward"
         infinite = rewards.isinf()
-        self._infinite_rewards = infinite.sum(0)  # (rewards,), read where the flow is
+        self._num_infinite = infinite.sum()  # read where the flow is
         return rewards.masked_fill(infinite, torch.nan)
 
     def _measure(self, output: dict[str, Any]) -> list[TokenFlow]:
@@ -211,7 +211,7 @@ class OPEFOTrainer(GRPOTrainer):
             "skipped": num_skipped,
         }
         # One read by the host for all
-        *values, lost, infinite = torch.stack([*metrics.values(), num_lost, self._infinite_rewards.sum()]).tolist()
+        *values, lost, infinite = torch.stack([*metrics.values(), num_lost, self._num_infinite]).tolist()
         if lost:
             raise RunStopped(
                 f"The policy's log-probability, the reference's or the sampler's ratio is NaN or infinite for "

@@ -93,8 +93,6 @@ def start(kind: str, folder: Path, output_dir: str, moment: tuple[str, int, floa
     module = ["-m", "benchmarks.reliability.killed", *map(str, moment), "--config", "recipe.yaml", *options]
     root = Path(__file__).parents[2]
     environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
-    if kind != "one":
-        module = module[module[0] != "-m" :]
     done = subprocess.run(
         [sys.executable, *launcher, *module], cwd=folder, env=environment, capture_output=True, text=True
     )
