@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 PROG = "opefo plot"
 # Written out, since the modules that own these names load torch
 TRAINER_STATE = "trainer_state.json"
-FLOW_STATE = "entropy_flow_state.json"
 ENDINGS = (".png", ".svg")
 # What the name of a run ends with for its seed alone: `grpo-seed1`, `grpo_seed1`, `grpo-s1`, or a folder `grpo/seed1`
 SEED = re.compile(r"[-_/]s(eed)?[-_]?\d+$")
@@ -72,7 +71,8 @@ LENGTH = Panel("Length of completions", "tokens, mean", ("completions/mean_lengt
 CLIPPED = Panel("Completions cut off", "share", ("completions/clipped_ratio",), from_zero=True)
 PANELS = (ENTROPY, REWARD, FLOW, COEFFICIENT, LENGTH, CLIPPED)
 DRAWN = {metric for panel in PANELS for metric in panel.metrics}
-READ = {*DRAWN, "frac_reward_zero_std"}
+TARGET = "entropy_flow/target"
+READ = {*DRAWN, TARGET, "frac_reward_zero_std"}
 
 
 @dataclass(frozen=True)
@@ -85,13 +85,10 @@ class Run:
             How the user called it.
         history (`dict[str, dict[int, float]]`):
             Finite values of each metric by step; a metric that was not logged is absent.
-        entropy_target (`float`, *optional*):
-            H* in nats per token, where a checkpoint tells it.
     """
 
     name: str
     history: dict[str, dict[int, float]]
-    entropy_target: float | None = None
 
     def values(self, metric: str) -> np.ndarray:
         """All values of one metric in the order of the steps, shape `(steps,)`; empty where there is none."""
@@ -189,10 +186,7 @@ def read_run(path: Path) -> Run:
     history = max(map(read_history, files), key=last_step)
     if not DRAWN & history.keys():
         raise ValueError(f"{files[0]} logged no metric of GRPO, such as `entropy` or `reward`: nothing to draw.")
-    # The newest checkpoint's, if there is one
-    flow_states = [file.with_name(FLOW_STATE) for file in files if file.with_name(FLOW_STATE).is_file()]
-    target = read_json(flow_states[-1]).get("entropy_target") if flow_states else None
-    return Run(str(path), history, float(target) if is_number(target) else None)  # type: ignore[arg-type]
+    return Run(str(path), history)
 
 
 def group_by_seed(runs: dict[Path, Run]) -> dict[str, list[Run]]:
@@ -314,22 +308,19 @@ def draw_panel(axes: "Axes", panel: Panel, groups: dict[str, list[Run]]) -> None
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def draw_targets(axes: "Axes", groups: dict[str, list[Run]], entropy_target: float | None) -> None:
-    """Draw the entropy target of each group in its colour, or one that is given for all in grey."""
-    lines = [(entropy_target, "0.25")] if entropy_target is not None else []
-    if not lines:
-        for colour, runs in zip(COLOURS, groups.values(), strict=False):
-            targets = [run.entropy_target for run in runs if run.entropy_target is not None]
-            lines += [(sum(targets) / len(targets), colour)] if targets else []
-    for target, colour in lines:
+def draw_targets(axes: "Axes", groups: dict[str, list[Run]]) -> None:
+    """Draw the entropy target of each group in its colour: the last one logged, a mean over its runs."""
+    lines = {}
+    for colour, runs in zip(COLOURS, groups.values(), strict=False):
+        if targets := [run.values(TARGET)[-1] for run in runs if TARGET in run.history]:
+            lines[colour] = sum(targets) / len(targets)
+    for colour, target in lines.items():
         axes.axhline(target, color=colour, linestyle="--", linewidth=1.2)
     if lines:
         axes.set_title(f"{axes.get_title(loc='left')} (dashed: target)", loc="left", fontsize=11)
 
 
-def draw(
-    groups: dict[str, list[Run]], path: Path, panels: Sequence[Panel] = PANELS, entropy_target: float | None = None
-) -> None:
+def draw(groups: dict[str, list[Run]], path: Path, panels: Sequence[Panel] = PANELS) -> None:
     """
     Draw runs over their steps, one line per group: the mean in a band of one standard deviation over the runs, or a
     single run over its faint unsmoothed values.
@@ -341,8 +332,6 @@ def draw(
             File to write, `.png` or `.svg`. One that is there is replaced.
         panels (`Sequence[Panel]`, *optional*, defaults to `PANELS`):
             What to draw. Panels that no run has a value for are left out.
-        entropy_target (`float`, *optional*):
-            H* of all runs in nats per token. By default what their checkpoints tell.
 
     Raises:
         `ValueError`: if matplotlib is missing, or there are more groups than colours.
@@ -366,7 +355,7 @@ def draw(
     for axes, panel in zip(all_axes, panels, strict=False):
         draw_panel(axes, panel, groups)
         if panel is ENTROPY:
-            draw_targets(axes, groups, entropy_target)
+            draw_targets(axes, groups)
     for axes in all_axes[len(panels) :]:
         axes.remove()
     handles = [Line2D([], [], color=colour, linewidth=2.0) for colour in COLOURS[: len(groups)]]
@@ -401,17 +390,10 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="picture to write, .png or .svg (default: %(default)s); a file that is there is replaced",
     )
-    parser.add_argument(
-        "--entropy_target",
-        type=float,
-        metavar="H",
-        help="draw this entropy target, in nats per token, which no log tells; that of `flow_entropy_target_ratio` "
-        "is read from the last checkpoint",
-    )
     return parser
 
 
-def plot(paths: Sequence[Path], out: Path, entropy_target: float | None = None) -> list[str]:
+def plot(paths: Sequence[Path], out: Path) -> list[str]:
     """
     Read runs, draw them, and judge them.
 
@@ -420,8 +402,6 @@ def plot(paths: Sequence[Path], out: Path, entropy_target: float | None = None) 
             Runs as [`read_run`] takes them. One that is named twice counts once.
         out (`Path`):
             File to write.
-        entropy_target (`float`, *optional*):
-            H* of all runs in nats per token.
 
     Returns:
         `list[str]`: lines for the user, warnings first.
@@ -431,12 +411,10 @@ def plot(paths: Sequence[Path], out: Path, entropy_target: float | None = None) 
     """
     if out.suffix.lower() not in ENDINGS:
         raise ValueError(f"`--out` {out} must end with {' or '.join(ENDINGS)}.")
-    if entropy_target is not None and not 0.0 < entropy_target < math.inf:
-        raise ValueError(f"`--entropy_target` must be a positive number of nats, got {entropy_target}.")
     runs = {path.resolve(): read_run(path) for path in paths}
     groups = group_by_seed(runs)
     try:
-        draw(groups, out, entropy_target=entropy_target)
+        draw(groups, out)
     except OSError as error:
         raise ValueError(f"{out} cannot be written: {error.strerror}.") from error
     lines = ", ".join(f"{label} ({len(runs)} seeds)" if len(runs) > 1 else label for label, runs in groups.items())
@@ -450,7 +428,7 @@ def main(args: list[str] | None = None) -> int:
     parser = make_parser()
     options = parser.parse_args(args)
     try:
-        lines = plot(options.runs, options.out, options.entropy_target)
+        lines = plot(options.runs, options.out)
     except ValueError as error:
         parser.exit(2, f"{PROG}: error: {' '.join(str(error).split())}\n")
     print("\n".join(lines))

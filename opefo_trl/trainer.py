@@ -41,8 +41,9 @@ class OPEFOTrainer(GRPOTrainer):
 
     Logged beside TRL's metrics, once per rollout batch: `entropy_flow/increase` (P), `entropy_flow/decrease` (N),
     `entropy_flow/net` ((P − N) / (P + N), before balancing), `entropy_flow/coefficient` (λ),
-    `entropy_flow/increase_share` (share of the trained tokens that raise entropy) and `entropy_flow/skipped` (trained
-    tokens whose entropy or flow is no number: the balance leaves them as they are and does not count them).
+    `entropy_flow/increase_share` (share of the trained tokens that raise entropy), `entropy_flow/skipped` (trained
+    tokens whose entropy or flow is no number: the balance leaves them as they are and does not count them) and, where
+    one is set, `entropy_flow/target` (H*, nats per token).
 
     Args:
         model (`str` or [`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
@@ -226,6 +227,8 @@ class OPEFOTrainer(GRPOTrainer):
             )
         for name, value in zip(metrics, values, strict=True):
             self._metrics["train"][f"entropy_flow/{name}"].append(value)
+        if self.entropy_target is not None:
+            self._metrics["train"]["entropy_flow/target"].append(self.entropy_target)
         return coefficient
 
     def _flow_sums(self, inputs: dict[str, Any]) -> torch.Tensor:

@@ -63,17 +63,17 @@ def test_table_gives_mean_and_deviation_over_seeds():
 
 def test_picture_has_a_line_per_arm_over_its_seeds(tmp_path, monkeypatch):
     drawn = []
-    monkeypatch.setattr(demo.plot, "draw", lambda *args, **kwargs: drawn.append((args, kwargs)))
+    monkeypatch.setattr(demo.plot, "draw", lambda *args: drawn.append(args))
     runs = [demo.Run(arm, seed, tmp_path / f"{arm}-seed{seed}") for seed in (1, 2) for arm in demo.ARMS]
     for run in runs:
         run.folder.mkdir()
         log = [{"step": 1, "entropy": run.seed + 0.5}]
         (run.folder / "trainer_state.json").write_text(json.dumps({"log_history": log}))
     demo.draw(runs, tmp_path / "entropy.png")
-    [((groups, path, panels), options)] = drawn
+    [(groups, path, panels)] = drawn
     assert list(groups) == ["GRPO (strictly on-policy)", "OPEFO", "OPEFO with target"]
     for arm, group in zip(demo.ARMS, groups.values(), strict=True):
         assert [run.name for run in group] == [str(tmp_path / f"{arm}-seed{seed}") for seed in (1, 2)]
         assert [run.history["entropy"] for run in group] == [{1: 1.5}, {1: 2.5}]
-    assert path == tmp_path / "entropy.png" and options == {"entropy_target": 0.5}
+    assert path == tmp_path / "entropy.png"
     assert [panel.metrics for panel in panels] == [("entropy",), ("reward",), ("entropy_flow/coefficient",)]

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from opefo_trl import cli, plot, resume
+from opefo_trl import cli, plot
 
 
 def entries(steps=40, **metrics):
@@ -97,7 +97,7 @@ def test_entries_without_a_finite_value_are_skipped(tmp_path):
         {"entropy": 7.0},
     ]
     run = plot.read_run(write(tmp_path / "run", log))
-    assert run.history == {"entropy": {1: 0.5}, "reward": {2: 0.25}} and run.entropy_target is None
+    assert run.history == {"entropy": {1: 0.5}, "reward": {2: 0.25}}
 
 
 def test_newest_state_counts(tmp_path):
@@ -105,12 +105,9 @@ def test_newest_state_counts(tmp_path):
     write(run / "checkpoint-9", entries(9, entropy=0.9))
     write(run / "checkpoint-10", entries(10, entropy=1.0))
     (run / "checkpoint-11").mkdir()  # being written
-    assert resume.STATE_FILE == plot.FLOW_STATE
-    resume.write_state(run / "checkpoint-9", {"entropy_target": 0.4})
-    resume.write_state(run / "checkpoint-10", {"entropy_target": 0.3})
     for path in (run, run / "checkpoint-10", run / "checkpoint-10" / "trainer_state.json"):
         read = plot.read_run(path)
-        assert (read.name, len(read.values("entropy")), read.entropy_target) == (str(path), 10, 0.3)
+        assert (read.name, len(read.values("entropy"))) == (str(path), 10)
     (run / "trainer_state.json").write_text(json.dumps({"log_history": entries(12, entropy=0.2)}))
     assert len(plot.read_run(run).values("entropy")) == 12
 
@@ -195,10 +192,8 @@ def test_what_is_no_trouble(changes):
 
 def test_command_draws_a_line_per_group_and_a_target(tmp_path, figures, capsys):
     for seed in (1, 2):
-        run = write(tmp_path / f"opefo_seed{seed}", entries(**HEALTHY))
-        (run / "entropy_flow_state.json").write_text('{"entropy_target": null}')
-    sick = write(tmp_path / "_$sick$_{", entries(**{**HEALTHY, "entropy": 0.01}))
-    (sick / "entropy_flow_state.json").write_text('{"entropy_target": 0.45}')
+        write(tmp_path / f"opefo_seed{seed}", entries(**HEALTHY))
+    write(tmp_path / "_$sick$_{", entries(**{**HEALTHY, "entropy": 0.01, "entropy_flow__target": 0.45}))
     out = tmp_path / "picture.png"
     out.write_text("an older one")
     paths = [str(tmp_path / name) for name in ("opefo_seed1", "opefo_seed2", "opefo_seed2", "_$sick$_{")]
@@ -233,10 +228,9 @@ def test_command_draws_a_line_per_group_and_a_target(tmp_path, figures, capsys):
 def test_plain_grpo_has_no_panels_of_flow(tmp_path, figures, monkeypatch, capsys):
     run = write(tmp_path / "grpo", entries(**PLAIN))
     monkeypatch.chdir(tmp_path)
-    assert cli.main(["plot", str(run / "trainer_state.json"), "--entropy_target", "0.5"]) == 0
+    assert cli.main(["plot", str(run / "trainer_state.json")]) == 0
     assert (tmp_path / "entropy_flow.png").is_file()
-    assert titles(figures[0]) == ["Entropy (dashed: target)", "Reward", "Length of completions", "Completions cut off"]
-    assert set(figures[0].axes[0].lines[-1].get_ydata()) == {0.5}
+    assert titles(figures[0]) == ["Entropy", "Reward", "Length of completions", "Completions cut off"]
     assert capsys.readouterr().out == "Wrote entropy_flow.png: grpo.\n"
 
 
@@ -270,9 +264,9 @@ def test_broken_logs_are_refused(tmp_path, capsys, content, words):
     refused(capsys, [good, bad], tmp_path / "out.png", words, str(bad))
 
 
-def refused(capsys, runs, out, *words, options=()):
+def refused(capsys, runs, out, *words):
     with pytest.raises(SystemExit) as exit_info:
-        cli.main(["plot", *map(str, runs), "--out", str(out), *options])
+        cli.main(["plot", *map(str, runs), "--out", str(out)])
     captured = capsys.readouterr()
     assert exit_info.value.code == 2 and captured.out == "" and not out.exists()
     assert captured.err.startswith("opefo plot: error: ") and captured.err.count("\n") == 1
@@ -285,7 +279,6 @@ def test_other_refusals(tmp_path, capsys, monkeypatch):
     refused(capsys, [tmp_path / "gone"], out, "gone does not exist")
     refused(capsys, [run], tmp_path / "out.pdf", "`--out`", "must end with .png or .svg")
     refused(capsys, [run], tmp_path / "no" / "out.png", "out.png cannot be written: No such file or directory")
-    refused(capsys, [run], out, "`--entropy_target` must be a positive number", options=["--entropy_target", "-1"])
     apart = [
         write(tmp_path / "x-seed1", [{"step": 1, "reward": 0.5}]),
         write(tmp_path / "x-seed2", [{"step": 2, "reward": 0.5}]),
@@ -305,4 +298,4 @@ def test_help_loads_neither_torch_nor_matplotlib():
         "print([m for m in ('torch', 'transformers', 'matplotlib') if m in sys.modules])"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert out.splitlines()[-1] == "[]" and "plot" in out and "--entropy_target" in out and "-seed<N>" in out
+    assert out.splitlines()[-1] == "[]" and "plot" in out and "-seed<N>" in out

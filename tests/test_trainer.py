@@ -72,12 +72,14 @@ def test_target_term(make_trainer):
     for log in trainer.state.log_history[:2]:
         expected = -0.5 * log["entropy_flow/net"] + 0.3 * (1.5 - log["entropy"]) / 1.5
         assert log["entropy_flow/coefficient"] == pytest.approx(expected, abs=1e-6)
+        assert log["entropy_flow/target"] == 1.5
 
 
 def test_target_ratio_is_set_by_the_first_batch(make_trainer):
     trainer = make_trainer(flow_entropy_target_ratio=0.8, max_steps=2)
     trainer.train()
     assert trainer.entropy_target == pytest.approx(0.8 * trainer.state.log_history[0]["entropy"], rel=1e-6)
+    assert [log["entropy_flow/target"] for log in trainer.state.log_history[:2]] == 2 * [trainer.entropy_target]
 
 
 def test_off_policy_mode_keeps_old_logps_and_still_balances(make_trainer):
@@ -119,7 +121,7 @@ def test_no_valid_token(make_trainer):
     masked = [b["completion_mask"].sum().item() for b in trainer._buffered_inputs]
     assert masked == [0], "the last batch must have no valid token"
     assert logs["entropy_flow/coefficient"] == 0 and logs["entropy_flow/net"] == 0
-    assert trainer.entropy_target is None
+    assert trainer.entropy_target is None and "entropy_flow/target" not in logs
     assert all(torch.equal(start[name], end[name]) for name in start)
 
 

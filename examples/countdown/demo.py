@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
@@ -246,9 +245,8 @@ def format_table(rows: dict[str, list[dict[str, float]]]) -> str:
 
 def draw(runs: list[Run], path: Path) -> None:
     """Draws entropy, reward and λ of all runs over their steps."""
-    target = yaml.safe_load(config_of("opefo_target").read_text())["flow_entropy_target"]
     groups = {LABELS[arm]: [plot.read_run(run.folder) for run in runs if run.arm == arm] for arm in ARMS}
-    plot.draw(groups, path, PANELS, entropy_target=target)
+    plot.draw(groups, path, PANELS)
 
 
 def demo(output_dir: Path, steps: int, seeds: list[int], puzzles: int, sft_steps: int) -> None:
