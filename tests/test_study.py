@@ -258,16 +258,29 @@ def test_hard_puzzles_are_longer():
     assert all(is_solution(puzzle.solution, list(puzzle.numbers), puzzle.target) for puzzle in puzzles)
 
 
+def test_entropy_and_pass_at_16_correlate_over_the_validation_runs():
+    # Entropies 0.1, 0.2, 0.3 at the end; pass@16 of two problems with 16 answers is 0, 1/2, 1/2: r = √3 / 2
+    records = []
+    for entropy, correct in ((0.1, (0, 0)), (0.2, (1, 0)), (0.3, (16, 0))):
+        record = make_record(split="validation", curves={"entropy": [entropy] * 20, "reward": [0.0] * 20})
+        record["tests"] = {"nucleus": {"samples": 16, "correct": list(correct)}}
+        records.append(record)
+    assert report.correlate([*records, make_record(split="test")]) == (pytest.approx(0.75**0.5), 3)
+
+
 def test_report_is_written(tmp_path: Path):
     records = [make_record(arm, seed) for arm in ARMS if ARMS[arm].updates for seed in (1, 2)]
     base = make_record("base", 1)
     del base["curves"]
-    records += [base, make_record("grpo", 101, split="validation"), make_record("opefo", 101, split="validation")]
+    records += [base, make_record("grpo", 101, split="validation")]
+    higher = {"entropy": [0.4] * 40, "reward": [0.5] * 40}
+    records += [make_record("opefo", 101, split="validation", correct=(64, 32), curves=higher)]
     (tmp_path / "records.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     text = report.write_report(tmp_path)
     assert text == (tmp_path / "table.md").read_text()
     assert "| base model |  | 1 |  |  |  |  |  | 0.250 | 0.472 |" in text
     assert "| GRPO, strict | 0.0001 | 2 | 0.600 ± 0.000 | 0.300 ± 0.000 |" in text
     assert (tmp_path / "study.png").stat().st_size > 10_000
-    assert "| GRPO, strict | 0.250 | 0.0001 |" in report.write_rates(tmp_path)
+    rates = report.write_rates(tmp_path)
+    assert "| GRPO, strict | 0.250 | 0.0001 |" in rates and "Over all 2 runs" in rates and "r = 1.00" in rates
     assert (tmp_path / "rates.png").stat().st_size > 10_000
