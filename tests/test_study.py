@@ -11,11 +11,20 @@ from pathlib import Path
 import pytest
 
 from benchmarks.study import __main__ as study
-from benchmarks.study import report
+from benchmarks.study import report, tasks
 from benchmarks.study.arms import make_arms
 from benchmarks.study.run import Arguments, make_config
-from benchmarks.study.tasks import HARD_SIZES, TASKS, make_sums, read_problems, sum_reward
-from examples.countdown.countdown import generate_puzzles, is_solution
+from benchmarks.study.tasks import (
+    HARD_SIZES,
+    PRODUCT_SHARE,
+    TASKS,
+    make_product_puzzles,
+    make_sums,
+    needs_product,
+    read_problems,
+    sum_reward,
+)
+from examples.countdown.countdown import Puzzle, generate_puzzles, is_solution
 
 
 TASK = TASKS["countdown"]
@@ -97,7 +106,7 @@ def test_differences_are_paired_by_seed():
     # so no width; seed 1 has no partner, without pairing OPEFO would lead by 8/128.
     records = [make_record("grpo", seed, (right, 0)) for seed, right in ((1, 16), (2, 24), (3, 32))]
     records += [make_record("opefo", seed, (right, 0)) for seed, right in ((3, 36), (2, 28))]
-    table = report.make_paired_table(report.by_arm(records, ARMS), ARMS, 0.25)
+    table = report.make_paired_table(report.by_arm(records, ARMS), ARMS, TASK)
     *_, line = table.splitlines()
     assert line.startswith("| OPEFO, exact | 2 | +0.000 ± 0.000 | +0.031 ± 0.000* |")
 
@@ -256,6 +265,49 @@ def test_hard_puzzles_are_longer():
     puzzles = list(islice(generate_puzzles(0, sizes=HARD_SIZES), 20))
     assert {len(puzzle.numbers) for puzzle in puzzles} == {5}
     assert all(is_solution(puzzle.solution, list(puzzle.numbers), puzzle.target) for puzzle in puzzles)
+
+
+@pytest.mark.parametrize(
+    "numbers, target, needed",
+    [
+        ((2, 3), 6, True),
+        ((2, 3), 5, False),
+        ((2, 3), 1, False),  # 3-2
+        ((2, 2, 2), 8, True),
+        ((1, 2, 4), 1, False),  # 4-2-1
+        ((1, 2, 4), 2, True),  # sums are odd
+        ((3, 3), 0, False),
+        ((1, 1), -2, True),  # no number is negative by itself
+    ],
+)
+def test_who_needs_a_product(numbers, target, needed):
+    assert needs_product(Puzzle(numbers, target, "")) == needed
+
+
+def test_every_second_puzzle_needs_a_product_and_few_are_taught(monkeypatch):
+    monkeypatch.setattr(tasks, "PRODUCT_POOL", 8000)
+    monkeypatch.setattr(tasks, "PRODUCT_TRAIN_PUZZLES", 100)
+    train, test, examples = make_product_puzzles(seed=0)
+    assert [len(train), len(test)] == [100, 400]
+    for puzzles in (train, test):
+        assert [needs_product(puzzle) for puzzle in puzzles] == [False, True] * (len(puzzles) // 2)
+    held_out = {puzzle.prompt for puzzle in test}
+    assert not held_out & {puzzle.prompt for puzzle in [*train, *examples]}
+    share = sum("*" in example.solution for example in examples) / len(examples)
+    assert share == pytest.approx(PRODUCT_SHARE, abs=0.003)
+
+
+def test_kinds_of_problem_have_columns_of_their_own():
+    # The first and the third problem are sums; 32 of 64 right, none, all, none
+    record = make_record(task="countdown_products", correct=(32, 0, 64, 0))
+    numbers = report.measure(record, 0.25)
+    assert numbers["sums@1"] == 0.75 and numbers["products@1"] == numbers["products@16"] == 0.0
+    assert numbers["hot@1"] == 0.375
+    products = TASKS["countdown_products"]
+    arms = make_arms(products)
+    text = report.make_table({"grpo": {1: record}}, arms, products)
+    assert "| sums: pass@1 | sums: pass@16 | products: pass@1 | products: pass@16 |" in text.splitlines()[0]
+    assert "sums" not in report.make_table({"grpo": {1: make_record()}}, arms, TASK)
 
 
 def test_entropy_and_pass_at_16_correlate_over_the_validation_runs():

@@ -55,7 +55,6 @@ SCORE_COLUMNS = {
     "distinct_correct": ("distinct, right", 2),
 }
 TRAINING_COLUMNS = {"steps_to_level": ("steps to level", 0), "train_seconds": ("seconds", 0)}
-COLUMNS = {**ENTROPY_COLUMNS, **SCORE_COLUMNS, **TRAINING_COLUMNS}
 
 
 def read_records(path: Path) -> list[Record]:
@@ -98,7 +97,7 @@ def steps_to(rewards: Sequence[float], level: float) -> float:
 
 def measure(record: Record, level: float) -> dict[str, float]:
     """
-    The numbers of one run, by the keys of [`COLUMNS`]; a base model has no others than its scores.
+    The numbers of one run, by the keys of the columns; a base model has no others than its scores.
 
     `second_half` is the mean entropy of the second half of the run. `distance` and `worst` are in nats from the arm's
     entropy target, or without one from the entropy at the start: that of the end, and the largest of any mean over
@@ -109,6 +108,12 @@ def measure(record: Record, level: float) -> dict[str, float]:
         for k in (1, 4, 16, 64):
             if k <= result["samples"]:
                 numbers[f"{name}@{k}"] = mean(pass_at_k(result["samples"], right, k) for right in result["correct"])
+    kinds = TASKS[record["task"]].kinds
+    for index, kind in enumerate(kinds if "hot" in record["tests"] else ()):
+        result = record["tests"]["hot"]
+        for k in (1, 16):
+            correct = result["correct"][index :: len(kinds)]
+            numbers[f"{kind}@{k}"] = mean(pass_at_k(result["samples"], right, k) for right in correct)
     # Who wants one right answer samples coldly, who wants one of 16 hotly: the ends of an arm's frontier
     for k in (1, 16):
         if scores := [numbers[key] for name in record["tests"] if (key := f"{name}@{k}") in numbers]:
@@ -202,27 +207,34 @@ def show(values: Sequence[float], digits: int) -> str:
     return text if len(finite) == len(values) else f"{text} ({len(finite)} of {len(values)})"
 
 
-def make_table(groups: dict[str, dict[int, Record]], arms: dict[str, Arm], level: float) -> str:
+def score_columns(task: Task) -> dict[str, tuple[str, int]]:
+    """Keys, heads and digits of the scores, those of each kind of problem last."""
+    kinds = {f"{kind}@{k}": (f"{kind}: pass@{k}", 3) for kind in task.kinds for k in (1, 16)}
+    return {**SCORE_COLUMNS, **kinds}
+
+
+def make_table(groups: dict[str, dict[int, Record]], arms: dict[str, Arm], task: Task) -> str:
     """One line per arm: mean and 95 % interval over its seeds."""
+    columns = {**ENTROPY_COLUMNS, **score_columns(task), **TRAINING_COLUMNS}
     rows = []
     for name, runs in groups.items():
-        measured = [measure(run, level) for run in runs.values()]
+        measured = [measure(run, task.level) for run in runs.values()]
         rate = f"{next(iter(runs.values()))['learning_rate']:g}" if arms[name].updates else ""
         cells = [
             show([numbers[key] for numbers in measured if key in numbers], digits)
-            for key, (_, digits) in COLUMNS.items()
+            for key, (_, digits) in columns.items()
         ]
         rows.append([arms[name].label, rate, str(len(runs)), *cells])
-    return table(["arm", "learning rate", "seeds", *(head for head, _ in COLUMNS.values())], rows)
+    return table(["arm", "learning rate", "seeds", *(head for head, _ in columns.values())], rows)
 
 
-def make_paired_table(groups: dict[str, dict[int, Record]], arms: dict[str, Arm], level: float) -> str:
+def make_paired_table(groups: dict[str, dict[int, Record]], arms: dict[str, Arm], task: Task) -> str:
     """One line per arm: its difference to strict GRPO with the same seed, `*` where the interval leaves out 0."""
-    columns = {"end": ("entropy, end", 3), **SCORE_COLUMNS}
-    baseline = {seed: measure(run, level) for seed, run in groups.get(BASELINE, {}).items()}
+    columns = {"end": ("entropy, end", 3), **score_columns(task)}
+    baseline = {seed: measure(run, task.level) for seed, run in groups.get(BASELINE, {}).items()}
     rows = []
     for name, runs in groups.items():
-        pairs = [(measure(run, level), baseline[seed]) for seed, run in runs.items() if seed in baseline]
+        pairs = [(measure(run, task.level), baseline[seed]) for seed, run in runs.items() if seed in baseline]
         if name == BASELINE or not arms[name].updates or not pairs:
             continue
         cells = []
@@ -421,12 +433,12 @@ its own start, at the end and at most in the second half. best sampling: of the 
 distinct: different answers of 64, and different right ones. steps to level: rollout batches until the training reward,
 a mean of {REWARD_WINDOW}, reaches {task.level:g}. seconds: of the training, several at a time on one machine.
 
-{make_table(groups, arms, task.level)}
+{make_table(groups, arms, task)}
 
 Difference to strict GRPO with the same seed; `*`: the interval leaves out 0, not corrected for the number of
 comparisons.
 
-{make_paired_table(groups, arms, task.level)}
+{make_paired_table(groups, arms, task)}
 """
     text += f"\n{versions}.\n"
     (folder / "table.md").write_text(text)

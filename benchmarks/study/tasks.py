@@ -4,13 +4,14 @@ import json
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import islice, product
+from operator import mul
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from examples.countdown.countdown import countdown_reward, generate_puzzles
+from examples.countdown.countdown import Puzzle, countdown_reward, generate_puzzles
 from examples.countdown.prepare import SFT_BATCH_SIZE, prepare, split_puzzles, teach, write_puzzles
 
 
@@ -18,6 +19,9 @@ PROBLEMS = 200  # of the validation and of the test
 SFT_STEPS = 900
 HARD_SIZES = (5,)  # numbers in a puzzle
 HARD_TRAIN_PUZZLES = 64
+PRODUCT_SHARE = 0.03  # of the solutions that the base model of `countdown_products` is taught
+PRODUCT_TRAIN_PUZZLES = 2000
+PRODUCT_POOL = 200_000  # puzzles drawn to choose them all from
 SUM_OPTIONS = {"min_terms": 3, "max_terms": 4, "min_digits": 1, "max_digits": 1}
 SUM_PROBLEMS = 20_000  # of some 84,000 that there are
 SUM_TRAIN_PROBLEMS = 2000
@@ -48,6 +52,8 @@ class Task:
             Completions of a rollout batch.
         settings (`dict[str, Any]`, *optional*):
             Fields of [`~opefo_trl.OPEFOConfig`] that belong to the task.
+        kinds (`tuple[str, ...]`, *optional*):
+            Names of the kinds of problem that `data/test.jsonl` holds in turn, for columns of their own.
     """
 
     title: str
@@ -58,6 +64,7 @@ class Task:
     steps: int = 300
     batch_size: int = 64
     settings: dict[str, Any] = field(default_factory=dict)
+    kinds: tuple[str, ...] = ()
 
 
 def read_problems(folder: Path, split: str) -> list[dict[str, Any]]:
@@ -96,6 +103,47 @@ def prepare_hard_countdown(folder: Path, seed: int = 0) -> None:
     held_out = {puzzle.prompt for puzzle in test}
     unseen = (puzzle for puzzle in puzzles if puzzle.prompt not in held_out)
     examples = list(islice(unseen, SFT_STEPS * SFT_BATCH_SIZE))
+    teach([e.prompt for e in examples], [e.solution for e in examples], folder / "base", seed)
+    (folder / "prepared").touch()
+
+
+def needs_product(puzzle: Puzzle) -> bool:
+    """Whether no expression of `+` and `-` alone solves the puzzle. One number at least, the first, is added."""
+    signs = product((1, -1), repeat=len(puzzle.numbers))
+    sums = (sum(map(mul, signs_of, puzzle.numbers)) for signs_of in signs if 1 in signs_of)
+    return puzzle.target not in sums
+
+
+def make_product_puzzles(seed: int) -> tuple[list[Puzzle], list[Puzzle], list[Puzzle]]:
+    """
+    Puzzles to train on and to test on, in both of which one that needs no product is followed by one that needs one,
+    and solved ones to teach the base model, of which [`PRODUCT_SHARE`] are solved by a product.
+    """
+    puzzles = list(islice(generate_puzzles(seed), PRODUCT_POOL))
+    halves = [[puzzle for puzzle in puzzles if needs_product(puzzle) == needed] for needed in (False, True)]
+    splits = [split_puzzles(iter(half), PRODUCT_TRAIN_PUZZLES // 2, PROBLEMS, seed) for half in halves]
+    train, test = (
+        [puzzle for pair in zip(*parts, strict=True) for puzzle in pair] for parts in zip(*splits, strict=True)
+    )
+    held_out = {puzzle.prompt for puzzle in test}
+    unseen = [puzzle for puzzle in puzzles if puzzle.prompt not in held_out]
+    sums, products = ([puzzle for puzzle in unseen if ("*" in puzzle.solution) == used] for used in (False, True))
+    rng = random.Random(seed)
+    examples = [
+        rng.choice(products if rng.random() < PRODUCT_SHARE else sums) for _ in range(SFT_STEPS * SFT_BATCH_SIZE)
+    ]
+    return train, test, examples
+
+
+def prepare_products(folder: Path, seed: int = 0) -> None:
+    """Every second puzzle needs `*`, which the base model hardly ever tries: its rewards come from `+` and `-`."""
+    if (folder / "prepared").exists():
+        return
+    torch.set_num_threads(1)
+    train, test, examples = make_product_puzzles(seed)
+    (folder / "data").mkdir(parents=True, exist_ok=True)
+    write_puzzles(train, folder / "data" / "train.jsonl")
+    write_puzzles(test, folder / "data" / "test.jsonl")
     teach([e.prompt for e in examples], [e.solution for e in examples], folder / "base", seed)
     (folder / "prepared").touch()
 
@@ -154,6 +202,15 @@ TASKS = {
         entropy_targets=(0.5, 0.7),
         level=0.25,
         settings={"max_completion_length": 20},
+    ),
+    "countdown_products": Task(
+        title="Countdown, every second puzzle needs a product, which the base model hardly ever tries",
+        prepare=prepare_products,
+        reward=countdown_reward,
+        entropy_targets=(0.45, 0.55),
+        level=0.3,
+        settings={"max_completion_length": 16},
+        kinds=("sums", "products"),
     ),
     "sums": Task(
         title="Sums of three or four digits (reasoning-gym's chain_sum)",
