@@ -311,10 +311,12 @@ def test_kinds_of_problem_have_columns_of_their_own():
 
 
 def test_entropy_and_pass_at_16_correlate_over_the_validation_runs():
-    # Entropies 0.1, 0.2, 0.3 at the end; pass@16 of two problems with 16 answers is 0, 1/2, 1/2: r = √3 / 2
+    # Entropies 0.1, 0.2, 0.3 at the end; pass@16 of two problems with 16 answers is 0, 1/2, 1/2: r = √3 / 2. The
+    # fourth run's entropy rises
     records = []
-    for entropy, correct in ((0.1, (0, 0)), (0.2, (1, 0)), (0.3, (16, 0))):
-        record = make_record(split="validation", curves={"entropy": [entropy] * 20, "reward": [0.0] * 20})
+    for entropy, correct in ((0.1, (0, 0)), (0.2, (1, 0)), (0.3, (16, 0)), (0.6, (0, 0))):
+        curves = {"entropy": [0.5] * 10 + [entropy] * 10, "reward": [0.0] * 20}
+        record = make_record(split="validation", curves=curves)
         record["tests"] = {"nucleus": {"samples": 16, "correct": list(correct)}}
         records.append(record)
     assert report.correlate([*records, make_record(split="test")]) == (pytest.approx(0.75**0.5), 3)
@@ -325,7 +327,7 @@ def test_report_is_written(tmp_path: Path):
     base = make_record("base", 1)
     del base["curves"]
     records += [base, make_record("grpo", 101, split="validation")]
-    higher = {"entropy": [0.4] * 40, "reward": [0.5] * 40}
+    higher = {"entropy": [0.6] * 20 + [0.4] * 20, "reward": [0.5] * 40}
     records += [make_record("opefo", 101, split="validation", correct=(64, 32), curves=higher)]
     (tmp_path / "records.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     text = report.write_report(tmp_path)
@@ -334,5 +336,5 @@ def test_report_is_written(tmp_path: Path):
     assert "| GRPO, strict | 0.0001 | 2 | 0.600 ± 0.000 | 0.300 ± 0.000 |" in text
     assert (tmp_path / "study.png").stat().st_size > 10_000
     rates = report.write_rates(tmp_path)
-    assert "| GRPO, strict | 0.250 | 0.0001 |" in rates and "Over all 2 runs" in rates and "r = 1.00" in rates
+    assert "| GRPO, strict | 0.250 | 0.0001 |" in rates and "Over the 2 runs" in rates and "r = 1.00" in rates
     assert (tmp_path / "rates.png").stat().st_size > 10_000

@@ -326,10 +326,13 @@ def draw_rates(records: Sequence[Record], arms: dict[str, Arm], path: Path) -> N
 
 
 def correlate(records: Sequence[Record]) -> tuple[float, int]:
-    """Pearson's correlation of pass@16 on the validation problems with the entropy at the end, and the runs in it."""
+    """
+    Pearson's correlation of pass@16 on the validation problems with the entropy at the end, and the number of runs in
+    it: those whose entropy fell. One whose entropy rises unlearns.
+    """
     measured = [measure(record, 0.0) for record in records if record["split"] == "validation"]
-    pairs = np.array([(numbers["end"], numbers["nucleus@16"]) for numbers in measured])  # (runs, 2)
-    return float(np.corrcoef(pairs.T)[0, 1]), len(measured)
+    pairs = [(numbers["end"], numbers["nucleus@16"]) for numbers in measured if numbers["end"] < numbers["start"]]
+    return float(np.corrcoef(np.array(pairs).T)[0, 1]), len(pairs)
 
 
 def draw(groups: dict[str, dict[int, Record]], arms: dict[str, Arm], task: Task, path: Path) -> None:
@@ -391,7 +394,7 @@ two best of each arm with a second; the better mean of these decides.
 
 {make_rates_table(chosen, make_arms(task) | make_forms(task))}
 
-Over all {runs} runs, of whatever arm and rate, pass@16 and the entropy at the end correlate with
+Over the {runs} runs whose entropy fell, of whatever arm and rate, pass@16 and the entropy at the end correlate with
 r = {correlation:.2f}.
 """
     (folder / "rates.md").write_text(text)
