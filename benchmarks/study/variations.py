@@ -64,21 +64,21 @@ class Knob:
 
 
 def make_knobs(task: Task) -> list[Knob]:
-    """The knobs; a value that an arm of the study has already is that arm."""
+    """The knobs; the default of each is the study's own arm, the other values are run at that arm's learning rate."""
     low, high = task.entropy_targets
 
-    def knob(arm: str, setting: str, values: list[float], known: dict[float, str]) -> Knob:
-        return Knob(arm, setting, {value: known.get(value, f"{arm} {setting}={value:g}") for value in values})
+    def knob(arm: str, setting: str, values: list[float], default: float) -> Knob:
+        return Knob(arm, setting, {v: arm if v == default else f"{arm} {setting}={v:g}" for v in values})
 
     batch = task.batch_size
     targets = [round(0.7 * low, 2), low, high, round(1.3 * high, 2)]
     return [
-        knob("opefo", "flow_strength", [0.0, 0.25, 0.5, 1.0], {0.0: "grpo", 1.0: "opefo"}),
-        knob("opefo", "flow_max_coefficient", [0.05, 0.2, 0.5, 0.9], {0.5: "opefo"}),
-        knob("opefo", "per_device_train_batch_size", [batch // 2, batch, 2 * batch], {batch: "opefo"}),
-        knob("opefo_low", "flow_entropy_target", targets, {low: "opefo_low", high: "opefo_high"}),
-        knob("opefo_low", "flow_entropy_gain", [0.5, 1, 2, 4, 8], {4: "opefo_low"}),
-        knob("opefo_low", "flow_max_coefficient", [0.1, 0.2, 0.5, 0.9], {0.5: "opefo_low"}),
+        knob("opefo", "flow_strength", [0.0, 0.25, 0.5, 1.0], 1.0),
+        knob("opefo", "flow_max_coefficient", [0.05, 0.2, 0.5, 0.9], 0.5),
+        knob("opefo", "per_device_train_batch_size", [batch // 2, batch, 2 * batch], batch),
+        knob("opefo_low", "flow_entropy_target", targets, low),
+        knob("opefo_low", "flow_entropy_gain", [0.5, 1, 2, 4, 8], 4),
+        knob("opefo_low", "flow_max_coefficient", [0.1, 0.2, 0.5, 0.9], 0.5),
     ]
 
 
