@@ -317,9 +317,11 @@ def test_entropy_and_pass_at_16_correlate_over_the_validation_runs():
     for entropy, correct in ((0.1, (0, 0)), (0.2, (1, 0)), (0.3, (16, 0)), (0.6, (0, 0))):
         curves = {"entropy": [0.5] * 10 + [entropy] * 10, "reward": [0.0] * 20}
         record = make_record(split="validation", curves=curves)
-        record["tests"] = {"nucleus": {"samples": 16, "correct": list(correct)}}
+        answers = 10 * entropy
+        record["tests"] = {"nucleus": {"samples": 16, "correct": list(correct), "distinct": answers}}
         records.append(record)
-    assert report.correlate([*records, make_record(split="test")]) == (pytest.approx(0.75**0.5), 3)
+    correlations = (pytest.approx(0.75**0.5), pytest.approx(1.0), 3)
+    assert report.correlate([*records, make_record(split="test")]) == correlations
 
 
 def test_report_is_written(tmp_path: Path):
@@ -328,7 +330,9 @@ def test_report_is_written(tmp_path: Path):
     del base["curves"]
     records += [base, make_record("grpo", 101, split="validation")]
     higher = {"entropy": [0.6] * 20 + [0.4] * 20, "reward": [0.5] * 40}
-    records += [make_record("opefo", 101, split="validation", correct=(64, 32), curves=higher)]
+    other = make_record("opefo", 101, split="validation", correct=(64, 32), curves=higher)
+    other["tests"]["nucleus"]["distinct"] = 12.0
+    records += [other]
     (tmp_path / "records.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     text = report.write_report(tmp_path)
     assert text == (tmp_path / "table.md").read_text()

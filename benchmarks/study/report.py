@@ -325,14 +325,19 @@ def draw_rates(records: Sequence[Record], arms: dict[str, Arm], path: Path) -> N
     figure.savefig(path, dpi=130)
 
 
-def correlate(records: Sequence[Record]) -> tuple[float, int]:
+def correlate(records: Sequence[Record]) -> tuple[float, float, int]:
     """
-    Pearson's correlation of pass@16 on the validation problems with the entropy at the end, and the number of runs in
-    it: those whose entropy fell. One whose entropy rises unlearns.
+    On the validation problems Pearson's correlations of the entropy at the end with pass@16 and with the number of
+    different answers, and the number of runs in them: those whose entropy fell. One whose entropy rises unlearns.
     """
-    measured = [measure(record, 0.0) for record in records if record["split"] == "validation"]
-    pairs = [(numbers["end"], numbers["nucleus@16"]) for numbers in measured if numbers["end"] < numbers["start"]]
-    return float(np.corrcoef(np.array(pairs).T)[0, 1]), len(pairs)
+    rows = []
+    for record in records:
+        if record["split"] == "validation":
+            numbers = measure(record, 0.0)
+            if numbers["end"] < numbers["start"]:
+                rows.append((numbers["end"], numbers["nucleus@16"], record["tests"]["nucleus"]["distinct"]))
+    matrix = np.corrcoef(np.array(rows).T)  # (3, 3)
+    return float(matrix[0, 1]), float(matrix[0, 2]), len(rows)
 
 
 def draw(groups: dict[str, dict[int, Record]], arms: dict[str, Arm], task: Task, path: Path) -> None:
@@ -386,7 +391,7 @@ def write_rates(folder: Path) -> str:
     records = read_records(folder / "records.jsonl")
     chosen = choose_learning_rates(records)
     task = TASKS[records[0]["task"]]
-    correlation, runs = correlate(records)
+    with_score, with_answers, runs = correlate(records)
     text = f"""# {task.title}: learning rates
 
 pass@1 with top-p 0.7 on the validation problems, which are neither trained nor tested on. All rates with one seed, the
@@ -394,8 +399,8 @@ two best of each arm with a second; the better mean of these decides.
 
 {make_rates_table(chosen, make_arms(task) | make_forms(task))}
 
-Over the {runs} runs whose entropy fell, of whatever arm and rate, pass@16 and the entropy at the end correlate with
-r = {correlation:.2f}.
+Over the {runs} runs whose entropy fell, of whatever arm and rate, the entropy at the end correlates with pass@16 with
+r = {with_score:.2f}, and with the number of different answers of 16 with r = {with_answers:.2f}.
 """
     (folder / "rates.md").write_text(text)
     draw_rates(records, make_arms(task), folder / "rates.png")
