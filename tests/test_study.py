@@ -149,6 +149,21 @@ def test_a_rate_with_one_seed_does_not_win_against_those_with_two():
         report.choose_learning_rates(records)
 
 
+def test_a_rate_that_misses_the_target_comes_last():
+    low = ARMS["opefo_low"].entropy_target
+    near, far = ({"entropy": [0.6] * 20 + [low * share] * 20, "reward": [0.0] * 40} for share in (0.951, 1.051))
+    records = [
+        make_record("opefo_low", 101, (40, 0), "validation", rate=1e-5, curves=far),
+        make_record("opefo_low", 102, (40, 0), "validation", rate=1e-5, curves=near),
+        make_record("opefo_low", 101, (20, 0), "validation", rate=2e-5, curves=near),
+        make_record("opefo_low", 101, (30, 0), "validation", rate=4e-5, curves=near),
+    ]
+    assert list(report.rank_learning_rates(records)["opefo_low"]) == [4e-5, 2e-5, 1e-5]
+    # REPO-R steers to the same level, but promises nothing
+    others = [{**record, "arm": "repo_r"} for record in records]
+    assert list(report.rank_learning_rates(others)["repo_r"]) == [1e-5, 4e-5, 2e-5]
+
+
 def test_the_two_best_rates_get_the_second_seed(tmp_path, monkeypatch):
     ran = []
 

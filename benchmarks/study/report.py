@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmarks.markdown import table
-from benchmarks.study.arms import Arm, make_arms, make_forms
+from benchmarks.study.arms import Arm, find_arm, make_arms, make_forms
 from benchmarks.study.tasks import TASKS, Task
 from opefo_trl.plot import COLOURS, smooth
 from opefo_trl.scores import pass_at_k
@@ -30,6 +30,7 @@ Record = dict[str, Any]
 T_QUANTILES = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145)
 BASELINE = "grpo"
 EDGE = 10  # steps behind "at the start", "at the end" and an excursion
+NEAR = 0.05  # of a target: as near as its arm has to come
 REWARD_WINDOW = 20  # steps of training reward that stand for pass@1 during the training
 SAMPLINGS = {"hot": "temperature 1", "nucleus": "temperature 1, top-p 0.7", "cold": "temperature 0.3"}
 # Keys and heads of the columns, with their digits
@@ -158,22 +159,31 @@ def by_arm(records: Sequence[Record], arms: dict[str, Arm]) -> dict[str, dict[in
     return grouped
 
 
+def misses_target(record: Record) -> bool:
+    """Whether an arm of OPEFO with a target is farther than [`NEAR`] from it over the second half of its run."""
+    target = find_arm(TASKS[record["task"]], record["arm"]).settings.get("flow_entropy_target")
+    return target is not None and abs(measure(record, 0.0)["second_half"] - target) > NEAR * target
+
+
 def rank_learning_rates(records: Sequence[Record]) -> dict[str, dict[float, list[float]]]:
     """
-    Scores on the validation problems: of each arm, by learning rate, pass@1 with each seed. The rates with the most
-    seeds come first, then those with the best mean.
+    Scores on the validation problems: of each arm, by learning rate, pass@1 with each seed. Rates with which a target
+    is missed come last; of the others those with the most seeds come first, then those with the best mean.
     """
     scores: dict[str, dict[float, dict[int, float]]] = {}
+    missed = set()
     for record in records:
         if record["split"] == "validation":
-            rates = scores.setdefault(record["arm"], {})
-            rates.setdefault(record["learning_rate"], {})[record["seed"]] = measure(record, 0.0)["nucleus@1"]
+            arm, rate = record["arm"], record["learning_rate"]
+            scores.setdefault(arm, {}).setdefault(rate, {})[record["seed"]] = measure(record, 0.0)["nucleus@1"]
+            if misses_target(record):
+                missed.add((arm, rate))
     by_seed = {
         arm: {rate: [of_seed[seed] for seed in sorted(of_seed)] for rate, of_seed in rates.items()}
         for arm, rates in scores.items()
     }
     return {
-        arm: dict(sorted(rates.items(), key=lambda item: (-len(item[1]), -mean(item[1]))))
+        arm: dict(sorted(rates.items(), key=lambda item: ((arm, item[0]) in missed, -len(item[1]), -mean(item[1]))))
         for arm, rates in by_seed.items()
     }
 
@@ -395,7 +405,8 @@ def write_rates(folder: Path) -> str:
     text = f"""# {task.title}: learning rates
 
 pass@1 with top-p 0.7 on the validation problems, which are neither trained nor tested on. All rates with one seed, the
-two best of each arm with a second; the better mean of these decides.
+two best of each arm with a second; the better mean of these decides. An arm with a target takes no rate with which it
+is more than {NEAR:.0%} off over the second half of the run.
 
 {make_rates_table(chosen, make_arms(task) | make_forms(task))}
 
