@@ -111,6 +111,20 @@ def test_differences_are_paired_by_seed():
     assert line.startswith("| OPEFO, exact | 2 | +0.000 ± 0.000 | +0.031 ± 0.000* |")
 
 
+def test_a_difference_may_be_that_of_one_problem():
+    # By 0.125 of pass@1 with both seeds: in one of four problems by 0.5, or in each
+    unchanged = [make_record("grpo", seed, (16, 16, 16, 16)) for seed in (1, 2)]
+    for correct, marks in (((48, 16, 16, 16), "*"), ((24, 24, 24, 24), "**")):
+        changed = [make_record("opefo", seed, correct) for seed in (1, 2)]
+        table = report.make_paired_table(report.by_arm([*unchanged, *changed], ARMS), ARMS, TASK)
+        assert f"| OPEFO, exact | 2 | +0.000 ± 0.000 | +0.125 ± 0.000{marks} |" in table
+    # Three problems up by 3/8, 1/8, 1/8, one unchanged: mean 0.156, deviation 0.157, 1.96 · 0.157 / 2 = 0.154
+    barely = [make_record("opefo", seed, (40, 24, 24, 16)) for seed in (1, 2)]
+    pairs = list(zip(barely, unchanged, strict=True))
+    assert report.differ_over_problems(pairs, "hot", 1)
+    assert not report.differ_over_problems([(make_record(correct=(41, 24, 24, 16)), unchanged[0])], "hot", 1)
+
+
 def test_runs_of_an_arm_differ_in_their_seed_alone():
     with pytest.raises(ValueError, match="records of 'grpo' have several learning rates"):
         report.by_arm([make_record(seed=1, rate=1e-4), make_record(seed=2, rate=2e-4)], ARMS)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 Record = dict[str, Any]
 # 0.975 quantiles of Student's t distribution for 1, 2, … degrees of freedom
 T_QUANTILES = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145)
+NORMAL_QUANTILE = 1.960  # 0.975 quantile, for intervals over many problems
 BASELINE = "grpo"
 EDGE = 10  # steps behind "at the start", "at the end" and an excursion
 NEAR = 0.05  # of a target: as near as its arm has to come
@@ -96,6 +97,11 @@ def steps_to(rewards: Sequence[float], level: float) -> float:
     return float("nan")
 
 
+def problem_scores(result: dict[str, Any], k: int) -> list[float]:
+    """pass@k of each problem of one test."""
+    return [pass_at_k(result["samples"], right, k) for right in result["correct"]]
+
+
 def measure(record: Record, level: float) -> dict[str, float]:
     """
     The numbers of one run, by the keys of the columns; a base model has no others than its scores.
@@ -108,13 +114,11 @@ def measure(record: Record, level: float) -> dict[str, float]:
     for name, result in record["tests"].items():
         for k in (1, 4, 16, 64):
             if k <= result["samples"]:
-                numbers[f"{name}@{k}"] = mean(pass_at_k(result["samples"], right, k) for right in result["correct"])
+                numbers[f"{name}@{k}"] = mean(problem_scores(result, k))
     kinds = TASKS[record["task"]].kinds
     for index, kind in enumerate(kinds if "hot" in record["tests"] else ()):
-        result = record["tests"]["hot"]
         for k in (1, 16):
-            correct = result["correct"][index :: len(kinds)]
-            numbers[f"{kind}@{k}"] = mean(pass_at_k(result["samples"], right, k) for right in correct)
+            numbers[f"{kind}@{k}"] = mean(problem_scores(record["tests"]["hot"], k)[index :: len(kinds)])
     # Who wants one right answer samples coldly, who wants one of 16 hotly: the ends of an arm's frontier
     for k in (1, 16):
         if scores := [numbers[key] for name in record["tests"] if (key := f"{name}@{k}") in numbers]:
@@ -238,20 +242,40 @@ def make_table(groups: dict[str, dict[int, Record]], arms: dict[str, Arm], task:
     return table(["arm", "learning rate", "seeds", *(head for head, _ in columns.values())], rows)
 
 
+def differ_over_problems(pairs: Sequence[tuple[Record, Record]], sampling: str, k: int) -> bool:
+    """
+    Whether the 95 % interval of the difference in pass@k leaves out 0 over the problems, whose scores are means over
+    the pairs of runs: would other problems show it, too?
+    """
+    scores = [[problem_scores(run["tests"][sampling], k) for run in pair] for pair in pairs]
+    changed, unchanged = np.array(scores).mean(0)  # (problems,) each
+    differences = changed - unchanged  # (problems,)
+    half = NORMAL_QUANTILE * differences.std(ddof=1) / sqrt(len(differences))
+    return bool(abs(differences.mean()) > half)
+
+
 def make_paired_table(groups: dict[str, dict[int, Record]], arms: dict[str, Arm], task: Task) -> str:
-    """One line per arm: its difference to strict GRPO with the same seed, `*` where the interval leaves out 0."""
+    """
+    One line per arm: its difference to strict GRPO with the same seed, `*` where the interval leaves out 0, `**` where
+    that over the problems does so, too.
+    """
     columns = {"end": ("entropy, end", 3), **score_columns(task)}
-    baseline = {seed: measure(run, task.level) for seed, run in groups.get(BASELINE, {}).items()}
+    baseline = groups.get(BASELINE, {})
     rows = []
     for name, runs in groups.items():
-        pairs = [(measure(run, task.level), baseline[seed]) for seed, run in runs.items() if seed in baseline]
+        pairs = [(run, baseline[seed]) for seed, run in runs.items() if seed in baseline]
         if name == BASELINE or not arms[name].updates or not pairs:
             continue
+        measured = [(measure(run, task.level), measure(other, task.level)) for run, other in pairs]
         cells = []
         for key, (_, digits) in columns.items():
-            centre, half = interval([numbers[key] - other[key] for numbers, other in pairs])
+            centre, half = interval([numbers[key] - other[key] for numbers, other in measured])
             width = f" ± {half:.{digits}f}" if np.isfinite(half) else ""
-            cells.append(f"{centre:+.{digits}f}{width}{'*' if abs(centre) > half else ''}")
+            marks = "*" if abs(centre) > half else ""
+            sampling, _, k = key.partition("@")
+            if marks and sampling in SAMPLINGS and differ_over_problems(pairs, sampling, int(k)):
+                marks = "**"
+            cells.append(f"{centre:+.{digits}f}{width}{marks}")
         rows.append([arms[name].label, str(len(pairs)), *cells])
     return table(["arm", "pairs", *(head for head, _ in columns.values())], rows)
 
@@ -454,8 +478,8 @@ a mean of {REWARD_WINDOW}, reaches {task.level:g}. seconds: of the training, sev
 
 {make_table(groups, arms, task)}
 
-Difference to strict GRPO with the same seed; `*`: the interval leaves out 0, not corrected for the number of
-comparisons.
+Difference to strict GRPO with the same seed; `*`: the interval leaves out 0; `**`: one over the problems instead
+of the seeds leaves it out, too (pass@k of each sampling). Not corrected for the number of comparisons.
 
 {make_paired_table(groups, arms, task)}
 """
