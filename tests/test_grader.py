@@ -66,7 +66,7 @@ def test_hostile_answers_are_worth_nothing_and_stop_nothing(two_workers):
 
 
 def test_hostile_gold_is_no_gold(two_workers):
-    gold = "(" * 400
+    gold = "(" * 1600  # five times as long as a reader may take; 400 take about that
     assert two_workers.grade([(gold, "5"), (gold, None), ("5", "5")]) == [None, None, 1.0]
 
 
