@@ -163,10 +163,10 @@ def by_arm(records: Sequence[Record], arms: dict[str, Arm]) -> dict[str, dict[in
     return grouped
 
 
-def misses_target(record: Record) -> bool:
+def misses_target(record: Record, second_half: float) -> bool:
     """Whether an arm of OPEFO with a target is farther than [`NEAR`] from it over the second half of its run."""
     target = find_arm(TASKS[record["task"]], record["arm"]).settings.get("flow_entropy_target")
-    return target is not None and abs(measure(record, 0.0)["second_half"] - target) > NEAR * target
+    return target is not None and abs(second_half - target) > NEAR * target
 
 
 def rank_learning_rates(records: Sequence[Record]) -> dict[str, dict[float, list[float]]]:
@@ -179,8 +179,9 @@ def rank_learning_rates(records: Sequence[Record]) -> dict[str, dict[float, list
     for record in records:
         if record["split"] == "validation":
             arm, rate = record["arm"], record["learning_rate"]
-            scores.setdefault(arm, {}).setdefault(rate, {})[record["seed"]] = measure(record, 0.0)["nucleus@1"]
-            if misses_target(record):
+            numbers = measure(record, 0.0)
+            scores.setdefault(arm, {}).setdefault(rate, {})[record["seed"]] = numbers["nucleus@1"]
+            if misses_target(record, numbers["second_half"]):
                 missed.add((arm, rate))
     by_seed = {
         arm: {rate: [of_seed[seed] for seed in sorted(of_seed)] for rate, of_seed in rates.items()}
@@ -261,12 +262,13 @@ def make_paired_table(groups: dict[str, dict[int, Record]], arms: dict[str, Arm]
     """
     columns = {"end": ("entropy, end", 3), **score_columns(task)}
     baseline = groups.get(BASELINE, {})
+    unchanged = {seed: measure(run, task.level) for seed, run in baseline.items()}
     rows = []
     for name, runs in groups.items():
         pairs = [(run, baseline[seed]) for seed, run in runs.items() if seed in baseline]
         if name == BASELINE or not arms[name].updates or not pairs:
             continue
-        measured = [(measure(run, task.level), measure(other, task.level)) for run, other in pairs]
+        measured = [(measure(run, task.level), unchanged[run["seed"]]) for run, _ in pairs]
         cells = []
         for key, (_, digits) in columns.items():
             centre, half = interval([numbers[key] - other[key] for numbers, other in measured])

@@ -4,6 +4,7 @@ import json
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice, product
 from operator import mul
 from pathlib import Path
@@ -26,6 +27,9 @@ SUM_OPTIONS = {"min_terms": 3, "max_terms": 4, "min_digits": 1, "max_digits": 1}
 SUM_PROBLEMS = 20_000  # of some 84,000 that there are
 SUM_TRAIN_PROBLEMS = 2000
 SUM_SFT_STEPS = 500
+
+# To train on, to test on, and to teach the base model
+Puzzles = tuple[list[Puzzle], list[Puzzle], list[Puzzle]]
 
 
 @dataclass(frozen=True)
@@ -90,21 +94,26 @@ def prepare_countdown(folder: Path) -> None:
     prepare(folder, sft_steps=SFT_STEPS)
 
 
-def prepare_hard_countdown(folder: Path, seed: int = 0) -> None:
-    """Longer puzzles, few of them, so that each is seen many times."""
+def prepare_puzzles(folder: Path, make_puzzles: Callable[[int], Puzzles], seed: int = 0) -> None:
+    """Write the puzzles that `make_puzzles` makes of the seed, and teach a base model its third part."""
     if (folder / "prepared").exists():
         return
     torch.set_num_threads(1)
-    puzzles = generate_puzzles(seed, sizes=HARD_SIZES)
-    train, test = split_puzzles(puzzles, HARD_TRAIN_PUZZLES, 2 * PROBLEMS, seed)
+    train, test, examples = make_puzzles(seed)
     (folder / "data").mkdir(parents=True, exist_ok=True)
     write_puzzles(train, folder / "data" / "train.jsonl")
     write_puzzles(test, folder / "data" / "test.jsonl")
-    held_out = {puzzle.prompt for puzzle in test}
-    unseen = (puzzle for puzzle in puzzles if puzzle.prompt not in held_out)
-    examples = list(islice(unseen, SFT_STEPS * SFT_BATCH_SIZE))
     teach([e.prompt for e in examples], [e.solution for e in examples], folder / "base", seed)
     (folder / "prepared").touch()
+
+
+def make_hard_puzzles(seed: int) -> Puzzles:
+    """Longer puzzles, few of them, so that each is seen many times."""
+    puzzles = generate_puzzles(seed, sizes=HARD_SIZES)
+    train, test = split_puzzles(puzzles, HARD_TRAIN_PUZZLES, 2 * PROBLEMS, seed)
+    held_out = {puzzle.prompt for puzzle in test}
+    unseen = (puzzle for puzzle in puzzles if puzzle.prompt not in held_out)
+    return train, test, list(islice(unseen, SFT_STEPS * SFT_BATCH_SIZE))
 
 
 def needs_product(puzzle: Puzzle) -> bool:
@@ -114,10 +123,10 @@ def needs_product(puzzle: Puzzle) -> bool:
     return puzzle.target not in sums
 
 
-def make_product_puzzles(seed: int) -> tuple[list[Puzzle], list[Puzzle], list[Puzzle]]:
+def make_product_puzzles(seed: int) -> Puzzles:
     """
-    Puzzles to train on and to test on, in both of which one that needs no product is followed by one that needs one,
-    and solved ones to teach the base model, of which [`PRODUCT_SHARE`] are solved by a product.
+    Every second puzzle to train and to test on needs `*`, which the base model hardly ever tries, being taught it by
+    [`PRODUCT_SHARE`] of its examples: its rewards come from `+` and `-`.
     """
     puzzles = list(islice(generate_puzzles(seed), PRODUCT_POOL))
     halves = [[puzzle for puzzle in puzzles if needs_product(puzzle) == needed] for needed in (False, True)]
@@ -133,19 +142,6 @@ def make_product_puzzles(seed: int) -> tuple[list[Puzzle], list[Puzzle], list[Pu
         rng.choice(products if rng.random() < PRODUCT_SHARE else sums) for _ in range(SFT_STEPS * SFT_BATCH_SIZE)
     ]
     return train, test, examples
-
-
-def prepare_products(folder: Path, seed: int = 0) -> None:
-    """Every second puzzle needs `*`, which the base model hardly ever tries: its rewards come from `+` and `-`."""
-    if (folder / "prepared").exists():
-        return
-    torch.set_num_threads(1)
-    train, test, examples = make_product_puzzles(seed)
-    (folder / "data").mkdir(parents=True, exist_ok=True)
-    write_puzzles(train, folder / "data" / "train.jsonl")
-    write_puzzles(test, folder / "data" / "test.jsonl")
-    teach([e.prompt for e in examples], [e.solution for e in examples], folder / "base", seed)
-    (folder / "prepared").touch()
 
 
 def make_sums(count: int, seed: int) -> list[dict[str, str]]:
@@ -197,7 +193,7 @@ TASKS = {
     ),
     "countdown_hard": Task(
         title=f"Countdown, {HARD_SIZES[0]} numbers, {HARD_TRAIN_PUZZLES} puzzles to train on",
-        prepare=prepare_hard_countdown,
+        prepare=partial(prepare_puzzles, make_puzzles=make_hard_puzzles),
         reward=countdown_reward,
         entropy_targets=(0.5, 0.7),
         level=0.25,
@@ -205,7 +201,7 @@ TASKS = {
     ),
     "countdown_products": Task(
         title="Countdown, every second puzzle needs a product, which the base model hardly ever tries",
-        prepare=prepare_products,
+        prepare=partial(prepare_puzzles, make_puzzles=make_product_puzzles),
         reward=countdown_reward,
         entropy_targets=(0.45, 0.55),
         level=0.3,
