@@ -212,10 +212,8 @@ TASKS = {
         title="Sums of three or four digits (reasoning-gym's chain_sum)",
         prepare=prepare_sums,
         reward=sum_reward,
-        entropy_targets=(0.52, 0.6),
+        entropy_targets=(0.5, 0.53),
         level=0.4,
-        steps=150,
-        batch_size=128,
         settings={"max_completion_length": 5},
     ),
 }
