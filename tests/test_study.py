@@ -189,8 +189,8 @@ def test_the_two_best_rates_get_the_second_seed(tmp_path, monkeypatch):
         return {**record, **arguments._asdict()}
 
     monkeypatch.setattr(study, "run_process", run_process)
-    options = Namespace(task="countdown", learning_rates=[1.0, 2.0, 3.0, 4.0], seeds=None, jobs=2)
-    study.tune(["grpo", "opefo"], options, 300, tmp_path)
+    options = Namespace(task="countdown", learning_rates=[1.0, 2.0, 3.0, 4.0], seeds=None, steps=300, jobs=2)
+    study.tune(["grpo", "opefo"], options, tmp_path)
     everything = [(arm, rate, 101) for arm in ("grpo", "opefo") for rate in options.learning_rates]
     assert sorted(run for run in ran if run[2] == 101) == everything
     assert sorted(run for run in ran if run[2] == 102) == [

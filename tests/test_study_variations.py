@@ -9,7 +9,7 @@ from benchmarks.study import __main__ as study
 from benchmarks.study import variations
 from benchmarks.study.arms import find_arm, make_arms
 from benchmarks.study.run import Arguments, make_config
-from benchmarks.study.tasks import TASKS
+from benchmarks.study.tasks import STEPS, TASKS
 
 
 TASK = TASKS["countdown"]
@@ -64,7 +64,7 @@ def test_table_by_hand():
 def test_what_is_missing_runs_at_the_arms_own_rate(tmp_path, monkeypatch):
     path = tmp_path / "records.jsonl"
     task = TASKS["countdown"]
-    made = [{**record, "steps": task.steps} for record in records()]
+    made = [{**record, "steps": STEPS} for record in records()]
     path.write_text("".join(json.dumps(record) + "\n" for record in made))
     ran = []
 

@@ -22,7 +22,7 @@ from benchmarks.study.report import (
     write_report,
 )
 from benchmarks.study.run import Arguments
-from benchmarks.study.tasks import TASKS
+from benchmarks.study.tasks import STEPS, TASKS
 
 
 ERROR_LINES = 15  # of a run that failed
@@ -88,16 +88,15 @@ def plan_grid(task: str, steps: int, rates: Mapping[str, Sequence[float]], seeds
     ]
 
 
-def tune(arms: Sequence[str], options: argparse.Namespace, steps: int, folder: Path) -> None:
+def tune(arms: Sequence[str], options: argparse.Namespace, folder: Path) -> None:
     """All learning rates with the first seed, then the best [`FINALISTS`] of each arm with the other seeds."""
     first, *others = options.seeds or GRID_SEEDS
-    complete(
-        plan_grid(options.task, steps, dict.fromkeys(arms, options.learning_rates), [first]), folder, options.jobs
-    )
+    everything = dict.fromkeys(arms, options.learning_rates)
+    complete(plan_grid(options.task, options.steps, everything, [first]), folder, options.jobs)
     records = [record for record in read_records(folder / "records.jsonl") if record["seed"] == first]
     ranks = rank_learning_rates(records)
     finalists = {name: list(ranks[name])[:FINALISTS] for name in arms}
-    complete(plan_grid(options.task, steps, finalists, others), folder, options.jobs)
+    complete(plan_grid(options.task, options.steps, finalists, others), folder, options.jobs)
 
 
 def plan_tests(
@@ -140,11 +139,10 @@ def study(options: argparse.Namespace) -> None:
     if unknown := [name for name in options.arms or [] if name not in arms]:
         raise ValueError(f"There is no arm {', '.join(unknown)}: take some of {', '.join(arms)}.")
     arms = {name: arms[name] for name in options.arms or make_arms(task)}
-    steps = task.steps if options.steps is None else options.steps
     folder = options.output / options.task
     task.prepare(folder)
     if options.learning_rates:
-        tune([name for name, arm in arms.items() if arm.updates], options, steps, folder)
+        tune([name for name, arm in arms.items() if arm.updates], options, folder)
         print(write_rates(folder))
         return
     if options.learning_rate is None:
@@ -152,7 +150,7 @@ def study(options: argparse.Namespace) -> None:
         rates = {name: next(iter(scores)) for name, scores in chosen.items()}
     else:
         rates = dict.fromkeys(arms, options.learning_rate)
-    complete(plan_tests(arms, options.task, steps, rates, options.seeds), folder, options.jobs)
+    complete(plan_tests(arms, options.task, options.steps, rates, options.seeds), folder, options.jobs)
     print(write_report(folder))
 
 
@@ -170,7 +168,7 @@ def main() -> None:
     rate = parser.add_mutually_exclusive_group()
     rate.add_argument("--learning_rates", type=float, nargs="+", help="compare these on the validation problems")
     rate.add_argument("--learning_rate", type=float, help="one for all arms (default: the best of the comparison)")
-    parser.add_argument("--steps", type=int, help="rollout batches of a run (default: the task's)")
+    parser.add_argument("--steps", type=int, default=STEPS, help="rollout batches of a run (default: %(default)s)")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time (default: %(default)s)")
     parser.add_argument("--output", type=Path, default=Path("outputs/study"), help="folder (default: %(default)s)")
     try:

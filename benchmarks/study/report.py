@@ -16,7 +16,7 @@ import numpy as np
 
 from benchmarks.markdown import table
 from benchmarks.study.arms import Arm, find_arm, make_arms, make_forms
-from benchmarks.study.tasks import TASKS, Task
+from benchmarks.study.tasks import BATCH_SIZE, TASKS, Task
 from opefo_trl.plot import COLOURS, smooth
 from opefo_trl.scores import pass_at_k
 
@@ -430,9 +430,9 @@ def write_rates(folder: Path) -> str:
     with_score, with_answers, runs = correlate(records)
     text = f"""# {task.title}: learning rates
 
-pass@1 with top-p 0.7 on the validation problems, which are neither trained nor tested on. All rates with one seed, the
-two best of each arm with a second; the better mean of these decides. An arm with a target takes no rate with which it
-is more than {NEAR:.0%} off over the second half of the run.
+pass@1 with top-p 0.7 on the validation problems, which are neither trained nor tested on, one score per seed. Of the
+rates with the most seeds the one with the best mean is chosen. An arm with a target takes no rate with which it is
+more than {NEAR:.0%} off over the second half of the run.
 
 {make_rates_table(chosen, make_arms(task) | make_forms(task))}
 
@@ -471,7 +471,7 @@ def write_report(folder: Path) -> str:
     text = f"""# {task.title}
 
 Mean ± half of the 95 % interval (Student's t) over seeds. {", ".join(map(str, steps))} rollout batches of
-{task.batch_size} completions; {problems} problems that neither training nor tuning has seen. Unless said, sampled at
+{BATCH_SIZE} completions; {problems} problems that neither training nor tuning has seen. Unless said, sampled at
 temperature 1: 64 answers to each problem, 16 with top-p 0.7 and at temperature 0.3. Entropy in nats per token, over
 {EDGE} batches at the start and at the end, and over the second half. distance, worst: from the arm's target, else from
 its own start, at the end and at most in the second half. best sampling: of the three, the best for each arm and run.

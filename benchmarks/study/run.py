@@ -18,7 +18,7 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from benchmarks.study.arms import Arm, find_arm
-from benchmarks.study.tasks import TASKS, Task, read_problems
+from benchmarks.study.tasks import BATCH_SIZE, TASKS, Task, read_problems
 from opefo_trl import OPEFOConfig
 from opefo_trl.sampling import Sampling, TransformersSampler
 
@@ -59,7 +59,7 @@ def make_config(task: Task, arm: Arm, arguments: Arguments, output_dir: str) -> 
         "seed": arguments.seed,
         "learning_rate": arguments.learning_rate,
         "max_steps": arguments.steps * arm.updates,
-        "per_device_train_batch_size": task.batch_size // arm.updates,
+        "per_device_train_batch_size": BATCH_SIZE // arm.updates,
         "steps_per_generation": arm.updates,
         "gradient_accumulation_steps": 1,
         "num_generations": 8,

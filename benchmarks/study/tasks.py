@@ -16,6 +16,8 @@ from examples.countdown.countdown import Puzzle, countdown_reward, generate_puzz
 from examples.countdown.prepare import SFT_BATCH_SIZE, prepare, split_puzzles, teach, write_puzzles
 
 
+STEPS = 300  # rollout batches of a run
+BATCH_SIZE = 64  # completions of a rollout batch
 PROBLEMS = 200  # of the validation and of the test
 SFT_STEPS = 900
 HARD_SIZES = (5,)  # numbers in a puzzle
@@ -35,7 +37,7 @@ Puzzles = tuple[list[Puzzle], list[Puzzle], list[Puzzle]]
 @dataclass(frozen=True)
 class Task:
     """
-    One kind of problem and how long a run trains on it.
+    One kind of problem, and what is held constant, counted and reported on it.
 
     Args:
         title (`str`):
@@ -50,10 +52,6 @@ class Task:
             target or a threshold of entropy is given.
         level (`float`):
             Training reward to count the steps to.
-        steps (`int`, *optional*, defaults to `300`):
-            Rollout batches of a run.
-        batch_size (`int`, *optional*, defaults to `64`):
-            Completions of a rollout batch.
         settings (`dict[str, Any]`, *optional*):
             Fields of [`~opefo_trl.OPEFOConfig`] that belong to the task.
         kinds (`tuple[str, ...]`, *optional*):
@@ -65,8 +63,6 @@ class Task:
     reward: Callable[..., list[float]]
     entropy_targets: tuple[float, float]
     level: float
-    steps: int = 300
-    batch_size: int = 64
     settings: dict[str, Any] = field(default_factory=dict)
     kinds: tuple[str, ...] = ()
 

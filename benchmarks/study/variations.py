@@ -27,7 +27,7 @@ from benchmarks.study.report import (
     show,
 )
 from benchmarks.study.run import Arguments
-from benchmarks.study.tasks import TASKS, Task
+from benchmarks.study.tasks import BATCH_SIZE, STEPS, TASKS, Task
 from opefo_trl.plot import COLOURS
 
 
@@ -70,12 +70,11 @@ def make_knobs(task: Task) -> list[Knob]:
     def knob(arm: str, setting: str, values: list[float], default: float) -> Knob:
         return Knob(arm, setting, {v: arm if v == default else f"{arm} {setting}={v:g}" for v in values})
 
-    batch = task.batch_size
     targets = [round(0.7 * low, 2), low, high, round(1.3 * high, 2)]
     return [
         knob("opefo", "flow_strength", [0.0, 0.25, 0.5, 1.0], 1.0),
         knob("opefo", "flow_max_coefficient", [0.05, 0.2, 0.5, 0.9], 0.5),
-        knob("opefo", "per_device_train_batch_size", [batch // 2, batch, 2 * batch], batch),
+        knob("opefo", "per_device_train_batch_size", [BATCH_SIZE // 2, BATCH_SIZE, 2 * BATCH_SIZE], BATCH_SIZE),
         knob("opefo_low", "flow_entropy_target", targets, low),
         knob("opefo_low", "flow_entropy_gain", [0.5, 1, 2, 4, 8], 4),
         knob("opefo_low", "flow_max_coefficient", [0.1, 0.2, 0.5, 0.9], 0.5),
@@ -140,7 +139,7 @@ def write_report(folder: Path, task: Task, seeds: list[int]) -> str:
     collected = collect(read_records(folder / "records.jsonl"), task, seeds)
     text = f"""# {task.title}: one knob at a time
 
-Mean ± half of the 95 % interval (Student's t) over the seeds {", ".join(map(str, seeds))}; {task.steps} rollout
+Mean ± half of the 95 % interval (Student's t) over the seeds {", ".join(map(str, seeds))}; {STEPS} rollout
 batches. A strength of 0 is strict GRPO. Columns as in `table.md`.
 
 {make_table(knobs, collected)}
@@ -170,9 +169,7 @@ def vary(task_name: str, seeds: list[int], folder: Path, jobs: int) -> str:
     rates: dict[str, Any] = {name: next(iter(scores)) for name, scores in chosen.items()}
     names = list(dict.fromkeys(name for knob in knobs for name in knob.names.values()))
     wanted = [
-        Arguments(task_name, name, seed, rates[name.split()[0]], task.steps, "test")
-        for seed in seeds
-        for name in names
+        Arguments(task_name, name, seed, rates[name.split()[0]], STEPS, "test") for seed in seeds for name in names
     ]
     complete(wanted, folder, jobs)
     return write_report(folder, task, seeds)
