@@ -208,7 +208,7 @@ TASKS = {
         title="Sums of three or four digits (reasoning-gym's chain_sum)",
         prepare=prepare_sums,
         reward=sum_reward,
-        entropy_targets=(0.5, 0.53),
+        entropy_targets=(0.52, 0.54),
         level=0.4,
         settings={"max_completion_length": 5},
     ),
