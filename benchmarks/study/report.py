@@ -296,9 +296,11 @@ def make_rates_table(chosen: dict[str, dict[float, list[float]]], arms: dict[str
     return table(["arm", *(f"{rate:g}" for rate in rates), "chosen"], rows)
 
 
-def draw_entropy(axes: "Axes", groups: dict[str, dict[int, Record]], styles: dict[str, dict[str, Any]]) -> None:
+def draw_curves(
+    axes: "Axes", groups: dict[str, dict[int, Record]], styles: dict[str, dict[str, Any]], quantity: str
+) -> None:
     for name, style in styles.items():
-        curves = [run["curves"]["entropy"] for run in groups[name].values()]
+        curves = [run["curves"][quantity] for run in groups[name].values()]
         steps = min(map(len, curves))
         smoothed = smooth(np.array([curve[:steps] for curve in curves]))  # (seeds, steps)
         pairs = [interval(list(values)) for values in smoothed.T]
@@ -307,8 +309,6 @@ def draw_entropy(axes: "Axes", groups: dict[str, dict[int, Record]], styles: dic
         if len(curves) > 1:
             band = {"color": style["color"], "alpha": 0.12, "linewidth": 0}
             axes.fill_between(range(1, steps + 1), centre - half, centre + half, **band)
-    axes.set_xlabel("rollout batches")
-    axes.set_ylabel("nats per token")
 
 
 def make_styles(arms: dict[str, Arm]) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
@@ -378,29 +378,37 @@ def correlate(records: Sequence[Record]) -> tuple[float, float, int]:
 
 def draw(groups: dict[str, dict[int, Record]], arms: dict[str, Arm], task: Task, path: Path) -> None:
     """
-    Draw the entropy of all arms over the steps, and pass@16 over pass@1 for each sampling; bands and bars are 95 %
-    intervals over the seeds.
+    Draw entropy and training reward of all arms over the steps, and pass@16 over pass@1 for each sampling; bands and
+    bars are 95 % intervals over the seeds.
     """
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
     ours, rivals = make_styles(arms)
     styles = {name: style for name, style in (ours | rivals).items() if name in groups}
-    figure = Figure(figsize=(14.0, 9.5), layout="constrained")
-    panels = figure.subplot_mosaic("AAABBB;CCDDEE")  # type: ignore[arg-type]
-    for panel, names, title in (("A", ours, "GRPO and OPEFO"), ("B", rivals, "other controls; grey: strict GRPO")):
-        axes = panels[panel]
-        if panel == "B" and BASELINE in groups:
-            draw_entropy(axes, groups, {BASELINE: {"color": "0.6", "linestyle": "-"}})
-        draw_entropy(axes, groups, {name: styles[name] for name in names if name in styles})
+    figure = Figure(figsize=(14.0, 13.0), layout="constrained")
+    curves, frontiers = figure.subfigures(2, 1, height_ratios=(2, 1))  # type: ignore[misc]
+    grid = curves.subplots(2, 2, sharex=True, sharey="row")
+    for column, names, title in (
+        (grid[:, 0], ours, "GRPO and OPEFO"),
+        (grid[:, 1], rivals, "other controls; grey: strict GRPO"),
+    ):
+        shown = {name: styles[name] for name in names if name in styles}
+        if names is rivals and BASELINE in groups:
+            shown = {BASELINE: {"color": "0.6", "linestyle": "-"}} | shown
+        for axes, quantity in zip(column, ("entropy", "reward"), strict=True):
+            draw_curves(axes, groups, shown, quantity)
         for target in task.entropy_targets:
-            axes.axhline(target, color="0.25", linestyle=":", linewidth=1.0)
-        axes.set_title(f"Entropy, {title} (dotted: targets)", loc="left", fontsize=11)
-    highest = max(panels[panel].get_ylim()[1] for panel in "AB")
-    for panel in "AB":
-        panels[panel].set_ylim(0, highest)
-    for panel, (sampling, title) in zip("CDE", SAMPLINGS.items(), strict=True):
-        axes = panels[panel]
+            column[0].axhline(target, color="0.25", linestyle=":", linewidth=1.0)
+        column[0].set_title(f"Entropy, {title} (dotted: targets)", loc="left", fontsize=11)
+        column[1].set_title(f"Training reward, {title}", loc="left", fontsize=11)
+    for axes, label in zip(grid[:, 0], ("nats per token", "share of right answers"), strict=True):
+        axes.set_ylim(bottom=0)
+        axes.set_ylabel(label)
+    for axes in grid[-1]:
+        axes.set_xlabel("rollout batches")
+    panels = frontiers.subplots(1, 3)
+    for axes, (sampling, title) in zip(panels, SAMPLINGS.items(), strict=True):
         for name, runs in groups.items():
             measured = [measure(run, task.level) for run in runs.values()]
             (x, dx), (y, dy) = (interval([numbers[f"{sampling}@{k}"] for numbers in measured]) for k in (1, 16))
@@ -409,7 +417,7 @@ def draw(groups: dict[str, dict[int, Record]], arms: dict[str, Arm], task: Task,
         axes.set_title(f"{title[0].upper()}{title[1:]} (star: base)", loc="left", fontsize=11)
         axes.set_xlabel("pass@1")
         axes.set_ylabel("pass@16")
-    for axes in panels.values():
+    for axes in [*grid.flat, *panels]:
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
     handles = [Line2D([], [], **style, label=arms[name].label) for name, style in styles.items()]
