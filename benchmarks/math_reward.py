@@ -12,8 +12,8 @@ import threading
 import time
 from importlib.metadata import version
 
-from opefo_trl.grader import CPU_SECONDS, WALL_SECONDS, shared_grader
-from opefo_trl.rewards import math_reward
+from opefo_trl.grading.grader import CPU_SECONDS, WALL_SECONDS, shared_grader
+from opefo_trl.grading.rewards import math_reward
 
 
 def ordinary_answers() -> list[tuple[str, str, float]]:

@@ -11,9 +11,9 @@ from peft import LoraConfig
 from trl import TrlParser
 
 from opefo_trl import OPEFOConfig, OPEFOTrainer
-from opefo_trl.data import load_splits
-from opefo_trl.prompts import to_prompts
-from opefo_trl.rewards import math_reward
+from opefo_trl.data.datasets import load_splits
+from opefo_trl.data.prompts import to_prompts
+from opefo_trl.grading.rewards import math_reward
 
 
 # Every field of `OPEFOConfig` is an option of the command line; these take the place of its defaults. They are

@@ -1,22 +1,27 @@
 """OPEFO for TRL: GRPO with the policy's entropy flow balanced."""
 
+import warnings
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, requires, version
 from typing import TYPE_CHECKING, Any
 
 from packaging.requirements import Requirement
+from packaging.version import Version
 
 
 if TYPE_CHECKING:
     from .config import OPEFOConfig as OPEFOConfig
+    from .trainer import EntropyFlowMixin as EntropyFlowMixin
     from .trainer import OPEFOTrainer as OPEFOTrainer
 
 __version__ = "0.1.0"
-__all__ = ["OPEFOConfig", "OPEFOTrainer"]
+__all__ = ["EntropyFlowMixin", "OPEFOConfig", "OPEFOTrainer"]
+# Oldest and newest release of TRL that the tests ran with
+TESTED_TRL = ("1.15", "1.16")
 
 
-# The seams to TRL are methods that move between its releases: an untested one could train plain GRPO without a word.
-# Checked here, since every module of the package, and so the command too, comes by this way
+# The seams to TRL are methods that move between its releases. An older one lacks some of them, so it is refused; in a
+# newer one the trainer proves at each step that they still hold (`seam.py`), so it is named and taken
 def _check_trl() -> None:
     try:
         requirements = map(Requirement, requires("opefo_trl") or [])
@@ -37,10 +42,16 @@ def _check_trl() -> None:
         raise ImportError(
             f"opefo_trl {__version__} works with {needed}, but trl {found} is installed: run `pip install '{needed}'`."
         )
+    if Version(found).release[:2] > Version(TESTED_TRL[1]).release:
+        warnings.warn(
+            f"opefo_trl {__version__} is tested with trl {' to '.join(TESTED_TRL)}, and trl {found} is installed: "
+            "should TRL's loss have changed, the first step of a training says so.",
+            stacklevel=2,
+        )
 
 
 _check_trl()
-_MODULES = {"OPEFOConfig": ".config", "OPEFOTrainer": ".trainer"}
+_MODULES = {"EntropyFlowMixin": ".trainer", "OPEFOConfig": ".config", "OPEFOTrainer": ".trainer"}
 
 
 # Lazy, as TRL's own import: `import opefo_trl` must not load torch

@@ -8,6 +8,7 @@ from numbers import Integral, Real
 from typing import Any
 
 from trl import GRPOConfig
+from trl.trainer.utils import get_config_model_id
 
 
 FLOW_ESTIMATORS = ("exact", "sampled", "paper")
@@ -75,7 +76,7 @@ _CHOICES: dict[str, tuple] = {
     "flow_estimator": FLOW_ESTIMATORS,
     "strict_on_policy": (True, False),
     "loss_type": LOSS_TYPES,
-    "importance_sampling_level": ("token",),
+    "importance_sampling_level": ("token", "sequence"),
     "scale_rewards": ("group", "batch", "none", True, False),
     "multi_objective_aggregation": ("sum_then_normalize", "normalize_then_sum"),
     "mask_truncated_completions": (True, False),
@@ -86,8 +87,6 @@ _CHOICES: dict[str, tuple] = {
 _REASONS = {
     "flow_max_coefficient": "from 1 on, a token would lose or change the sign of its advantage (to switch the balance "
     "off, set `flow_strength=0`)",
-    "importance_sampling_level": "a weight spread over the sequence undoes a balance between tokens, so set "
-    "`importance_sampling_level='token'`",
     "epsilon": "below, the policy's ratio to itself, 1, would be clipped",
     "epsilon_high": "below, the policy's ratio to itself, 1, would be clipped",
     "delta": "below, the policy's ratio to itself, 1, would be clipped",
@@ -177,6 +176,7 @@ class OPEFOConfig(GRPOConfig):
     def __post_init__(self):
         if problems := self._problems():
             raise ValueError("; ".join(problems) + ".")
+        size_is_given = self.generation_batch_size is not None
         super().__post_init__()
         if isinstance(self.generation_kwargs, dict):
             sampling_temperature = self.generation_kwargs.get("temperature", self.temperature)
@@ -191,14 +191,22 @@ class OPEFOConfig(GRPOConfig):
                 "`generation_batch_size`, and prompts left out without a word."
             )
         if not self.is_on_policy:
+            steps = f"steps_per_generation={self.gradient_accumulation_steps}"
+            if size_is_given:
+                size = self.generation_batch_size * self.gradient_accumulation_steps // self.steps_per_generation  # type: ignore[operator]
+                steps = f"generation_batch_size={size}"
             message = (
                 f"OPEFO takes one optimizer step per rollout batch, but `gradient_accumulation_steps` "
                 f"({self.gradient_accumulation_steps}) is not a multiple of `steps_per_generation` × `num_iterations` "
                 f"({self.steps_per_generation} × {self.num_iterations}), so later steps train on a stale policy's "
-                f"tokens: set `num_iterations=1` and `steps_per_generation={self.gradient_accumulation_steps}` "
-                "(or leave it unset)"
+                f"tokens: set `num_iterations=1` and `{steps}` (or leave it unset)"
             )
             how = "off-policy"
+            if self.importance_sampling_level == "sequence":
+                raise ValueError(
+                    f"{message}; off-policy, `importance_sampling_level='sequence'` spreads the balance of a token "
+                    "over its sequence, so `strict_on_policy=False` takes `importance_sampling_level='token'` alone."
+                )
         elif self.num_iterations > 1:
             message = (
                 f"`num_iterations` ({self.num_iterations}) repeats each rollout batch within one optimizer step "
@@ -232,6 +240,12 @@ class OPEFOConfig(GRPOConfig):
             )
         if self.loss_type == "dr_grpo" and self.max_completion_length is None:
             problems.append("`loss_type='dr_grpo'` divides by `max_completion_length`: set it")
+        if self.importance_sampling_level == "sequence" and self.beta != 0.0 and self.use_bias_correction_kl:
+            problems.append(
+                "`importance_sampling_level='sequence'` is run per token, but `use_bias_correction_kl` makes the KL "
+                "penalty of `beta` depend on the level: set `use_bias_correction_kl=False`, `beta=0` or "
+                "`importance_sampling_level='token'`"
+            )
         return problems
 
     @property
@@ -240,6 +254,42 @@ class OPEFOConfig(GRPOConfig):
         steps_per_rollout = self.steps_per_generation * self.num_iterations  # type: ignore[operator]  # set by GRPOConfig
         return self.gradient_accumulation_steps % steps_per_rollout == 0
 
+    @property
+    def balances(self) -> bool:
+        """Whether λ can be anything but 0; else the trainer only monitors the flows of GRPO."""
+        return (self.flow_strength, self.flow_entropy_target, self.flow_entropy_target_ratio) != (0.0, None, None)
+
+    @property
+    def runs_sequence_level_per_token(self) -> bool:
+        """
+        Whether `importance_sampling_level="sequence"` is run as `"token"`. At ratio 1 the two are the same update: the
+        coefficient of a sequence has the gradient of the mean of its tokens' ln p, and the loss sums it over them.
+        """
+        return self.importance_sampling_level == "sequence" and self.is_on_policy
+
 
 def _reason(name: str) -> str:
     return f": {_REASONS[name]}" if name in _REASONS else ""
+
+
+def with_config(trl_args: tuple, trl_kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+    """
+    Arguments of a [`~trl.GRPOTrainer`], by position and by keyword as they came, with an [`OPEFOConfig`] among them.
+
+    Raises:
+        `TypeError`: if `args` is another configuration.
+    """
+    args = trl_args[2] if len(trl_args) > 2 else trl_kwargs.get("args")
+    if args is None:
+        model = trl_args[0] if trl_args else trl_kwargs["model"]
+        name = model if isinstance(model, str) else get_config_model_id(model.config)
+        args = OPEFOConfig(f"{name.split('/')[-1]}-OPEFO")
+        if len(trl_args) > 2:
+            return (*trl_args[:2], args, *trl_args[3:]), trl_kwargs
+        return trl_args, {**trl_kwargs, "args": args}
+    if not isinstance(args, OPEFOConfig):
+        raise TypeError(
+            f"`args` must be an `OPEFOConfig`, got `{type(args).__name__}`: build it with "
+            "`from opefo_trl import OPEFOConfig`, which takes every field of `GRPOConfig`, or with a subclass of both."
+        )
+    return trl_args, trl_kwargs

@@ -22,7 +22,8 @@ from peft import PeftModel
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM, TrainerCallback
 
-from opefo_trl import OPEFOConfig, OPEFOTrainer, flow_projection
+from opefo_trl import OPEFOConfig, OPEFOTrainer
+from opefo_trl.entropy_flow import projection
 
 
 pytest.register_assert_rewrite("independent")  # it asserts for the tests that call it
@@ -112,9 +113,9 @@ def relative_error(actual: dict, expected: dict) -> float:
 def fold_as_trl_does(monkeypatch):
     """TRL 1.15 has no fold in torch: its kernels run in Triton's interpreter, and ours beside them, as on a GPU."""
     if Version(trl.__version__) < Version("1.16"):
-        from opefo_trl import flow_kernel
+        from opefo_trl.entropy_flow import kernel
 
-        monkeypatch.setattr(flow_projection, "_fold_on", lambda device: flow_kernel.fold_tile)
+        monkeypatch.setattr(projection, "_fold_on", lambda device: kernel.fold_tile)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from conftest import SETTINGS, SYMBOLS, KeepGradient, letter_reward, make_datase
 from peft import LoraConfig
 from torch.distributed.tensor import DTensor
 
-import opefo_trl.trainer
+import opefo_trl.checkpoints
 from opefo_trl import OPEFOConfig, OPEFOTrainer
 
 
@@ -151,8 +151,8 @@ def sharding(trainer) -> dict:
 def train(training: str, folder: Path, base: Path) -> None:
     """An uninterrupted run, and one that goes on from its checkpoint after two steps; saves both models."""
     state_writes: list[str] = []
-    write = opefo_trl.trainer.write_state
-    opefo_trl.trainer.write_state = lambda path, state: state_writes.append(path.name) or write(path, state)
+    write = opefo_trl.checkpoints.write_state
+    opefo_trl.checkpoints.write_state = lambda path, state: state_writes.append(path.name) or write(path, state)
     result = {"state_writes": state_writes}
     checkpoint = None
     for part in ("whole", "resumed"):
@@ -166,7 +166,7 @@ def train(training: str, folder: Path, base: Path) -> None:
             "entropy_target": trainer.entropy_target,
             "sharding": sharding(trainer),
         }
-    opefo_trl.trainer.write_state = write
+    opefo_trl.checkpoints.write_state = write
     (folder / f"{training}-rank{os.environ['RANK']}.json").write_text(json.dumps(result))
 
 

@@ -4,19 +4,26 @@ import torch
 from trl.kernels import ChunkedLogProbFunction
 
 from opefo_trl.entropy_flow import entropy_sensitivity
-from opefo_trl.flow_projection import TokenFlow
+from opefo_trl.entropy_flow.projection import TokenFlow
 
 
 VOCAB_TILE = 32768  # as TRL's fused LM head has it
 
 
-def naive_flow(logits: torch.Tensor, tokens: torch.Tensor) -> TokenFlow:
-    """From full logits of shape `(N, V)`, in float32 or their own dtype if that is wider."""
+def naive_flow(logits: torch.Tensor, tokens: torch.Tensor, candidates: torch.Tensor | None = None) -> TokenFlow:
+    """
+    From full logits of shape `(N, V)`, in float32 or their own dtype if that is wider. ln p is normalized over the
+    candidates, token ids of shape `(N, K)` padded with −1, in each row that has some.
+    """
     log_pi = torch.log_softmax(logits.to(torch.promote_types(logits.dtype, torch.float32)), dim=-1)  # (N, V)
     pi = log_pi.exp()
     entropies = -torch.where(pi > 0, pi * log_pi, 0.0).sum(-1)  # (N,)
     logps = log_pi.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)  # (N,)
-    return TokenFlow(logps, entropies, entropy_sensitivity(logits, tokens))
+    if candidates is not None:
+        inside = torch.stack([torch.isin(torch.arange(logits.size(1)), row) for row in candidates])  # (N, V)
+        inside[(candidates < 0).all(-1)] = True
+        logps = logps - log_pi.masked_fill(~inside, -torch.inf).logsumexp(-1)
+    return TokenFlow(logps, entropies, entropy_sensitivity(logits, tokens, candidates))
 
 
 def trl_projection(

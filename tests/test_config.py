@@ -33,7 +33,24 @@ def test_defaults():
         ({"flow_entropy_target_ratio": -1.0}, r"`flow_entropy_target_ratio` must be a positive number"),
         ({"flow_entropy_target": 1.0, "flow_entropy_target_ratio": 1.0}, "both set the entropy target: remove one"),
         ({"flow_entropy_gain": -0.1}, "`flow_entropy_gain` must be a number of at least 0"),
-        ({"importance_sampling_level": "sequence"}, "set `importance_sampling_level='token'`"),
+        ({"importance_sampling_level": "sequence_token"}, r"must be one of \('token', 'sequence'\), got"),
+        (
+            {"importance_sampling_level": "sequence", "num_iterations": 2, "strict_on_policy": False},
+            "`strict_on_policy=False` takes `importance_sampling_level='token'` alone",
+        ),
+        (
+            {"importance_sampling_level": "sequence", "gradient_accumulation_steps": 2, "steps_per_generation": 8},
+            # both at once, so that a script meets one refusal
+            "set `num_iterations=1` and `steps_per_generation=2` .*`importance_sampling_level='sequence'`",
+        ),
+        (
+            {"importance_sampling_level": "sequence", "use_bias_correction_kl": True, "beta": 0.1},
+            "`use_bias_correction_kl` makes the KL penalty of `beta` depend on the level: set",
+        ),
+        (
+            {"generation_batch_size": 64, "per_device_train_batch_size": 8, "gradient_accumulation_steps": 4},
+            r"\(8 × 1\).*set `num_iterations=1` and `generation_batch_size=32` \(or leave it unset\)",
+        ),
         ({"num_iterations": 2}, r"\(1 × 2\).*set `num_iterations=1` and `steps_per_generation=1`"),
         (
             {"gradient_accumulation_steps": 2, "steps_per_generation": 4},
@@ -56,6 +73,18 @@ def test_refused(settings, sentence):
 
 def test_several_rollout_batches_in_one_step_are_on_policy():
     assert build(gradient_accumulation_steps=4, steps_per_generation=2).is_on_policy
+
+
+def test_sequence_level_is_on_policy_run_per_token():
+    config = build(importance_sampling_level="sequence", gradient_accumulation_steps=4, steps_per_generation=2)
+    assert config.runs_sequence_level_per_token and config.importance_sampling_level == "sequence"
+    assert not build().runs_sequence_level_per_token
+
+
+def test_balances():
+    assert build().balances and build(flow_strength=0.0, flow_entropy_target=0.5).balances
+    assert build(flow_strength=0.0, flow_entropy_target_ratio=0.5).balances
+    assert not build(flow_strength=0.0).balances
 
 
 def test_off_policy_is_a_warning_when_asked_for():

@@ -26,10 +26,11 @@ def test_import_loads_neither_torch_nor_any_backend():
 
 def test_public_names():
     code = (
-        "import opefo_trl; from opefo_trl import OPEFOConfig, OPEFOTrainer; "
-        "print(OPEFOTrainer.__name__, OPEFOConfig.__name__, set(opefo_trl.__all__) <= set(dir(opefo_trl)))"
+        "import opefo_trl; from opefo_trl import EntropyFlowMixin, OPEFOConfig, OPEFOTrainer; "
+        "print(EntropyFlowMixin.__name__, OPEFOTrainer.__name__, OPEFOConfig.__name__); "
+        "print(set(opefo_trl.__all__) <= set(dir(opefo_trl)))"
     )
-    assert python(code).stdout.strip() == "OPEFOTrainer OPEFOConfig True"
+    assert python(code).stdout.strip() == "EntropyFlowMixin OPEFOTrainer OPEFOConfig\nTrue"
 
 
 def test_unknown_name():
@@ -50,8 +51,10 @@ def python_with_trl(folder, version, code):
     return python(code, env={**os.environ, "PYTHONPATH": str(folder)})
 
 
-@pytest.mark.parametrize("module", ["opefo_trl", "opefo_trl.trainer", "opefo_trl.train", "opefo_trl.cli"])
-@pytest.mark.parametrize("version", ["1.14.2", "1.15.0.dev0", "1.17.0.dev0", "1.17.0", "2.0.0"])
+@pytest.mark.parametrize(
+    "module", ["opefo_trl", "opefo_trl.trainer", "opefo_trl.commands.train", "opefo_trl.commands.cli"]
+)
+@pytest.mark.parametrize("version", ["0.24.0", "1.14.2", "1.15.0.dev0"])
 def test_unsupported_trl_is_one_sentence_with_both_versions(tmp_path, module, version):
     needed = supported_trl()
     expected = (
@@ -65,6 +68,16 @@ def test_unsupported_trl_is_one_sentence_with_both_versions(tmp_path, module, ve
 def test_supported_trl(tmp_path, version):
     result = python_with_trl(tmp_path, version, "import opefo_trl; print(opefo_trl.__version__)")
     assert (result.stdout.strip(), result.stderr) == (opefo_trl.__version__, "")
+
+
+@pytest.mark.parametrize("version", ["1.17.0.dev0", "1.17.0", "2.0.0"])
+def test_a_newer_trl_is_taken_with_one_warning_that_names_the_tested_range(tmp_path, version):
+    result = python_with_trl(tmp_path, version, "import opefo_trl, opefo_trl.config; print(opefo_trl.__version__)")
+    (warning, _) = result.stderr.strip().splitlines()  # the second line is the code that warns
+    assert result.stdout.strip() == opefo_trl.__version__
+    assert (
+        f"opefo_trl {opefo_trl.__version__} is tested with trl 1.15 to 1.16, and trl {version} is installed" in warning
+    )
 
 
 WITHOUT = """

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from trl import GRPOConfig, GRPOTrainer
 
 from benchmarks.cost.measure import peak_memory
-from opefo_trl.flow_projection import project_flow
+from opefo_trl.entropy_flow.projection import project_flow
 
 
 GRPO = {"trainer_class": GRPOTrainer, "config_class": GRPOConfig}

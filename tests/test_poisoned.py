@@ -3,6 +3,7 @@
 import itertools
 import logging
 import math
+import re
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 from opefo_trl import OPEFOTrainer
 from opefo_trl.entropy_flow import balance_advantages, flow_coefficient
-from opefo_trl.trainer import RunStopped
+from opefo_trl.guards import RunStopped, describe_failed_reward
 
 
 NASTY = [0.0, 1e-45, 1.0, 3e38, math.inf, math.nan]
@@ -34,10 +35,10 @@ def poisoned(name, value, where):
     """A trainer whose measured batch holds `value` at some places of one of its tensors."""
 
     class Poisoned(OPEFOTrainer):
-        def _generate_and_score_completions(self, inputs):
-            output = super()._generate_and_score_completions(inputs)
-            output[name][where] = value
-            return output
+        def _measure(self, micro_batches):
+            super()._measure(micro_batches)
+            for micro_batch in micro_batches:
+                micro_batch[name][where] = value
 
     return Poisoned
 
@@ -229,6 +230,18 @@ def short_reward(completions, **kwargs):
         (rewards_with("good", [1]), "A reward function failed at step 0, in .*TypeError"),
     ],
 )
-def test_a_reward_that_fails_is_named(make_trainer, reward, sentence):
-    with pytest.raises(RunStopped, match=sentence):
+def test_a_reward_that_fails_is_described(make_trainer, reward, sentence):
+    """From Python the exception passes as it is, so that a script can catch its own; the command says the sentence."""
+    with pytest.raises((IndexError, ValueError, TypeError)) as raised:
         make_trainer(reward=reward).train()
+    assert not isinstance(raised.value, RunStopped)
+    assert re.search(sentence, describe_failed_reward(raised.value, step=0))
+
+
+def test_other_exceptions_are_not_put_on_a_reward(make_trainer):
+    def rollout(prompts, trainer):
+        raise KeyError("prompt_ids")
+
+    with pytest.raises(KeyError) as raised:
+        make_trainer(rollout_func=rollout).train()
+    assert describe_failed_reward(raised.value, step=0) is None

@@ -155,7 +155,7 @@ def test_no_answer_is_run_by_the_grader(tmp_path):
     script = (
         "import json, re, sys\n"
         "import sympy.physics.units, sympy.parsing.sympy_parser as parser\n"
-        "from opefo_trl import grader\n"
+        "from opefo_trl.grading import grader\n"
         "evaluate, evaluated = parser.eval_expr, []\n"
         "def eval_expr(code, *names):\n"
         "    evaluated.append(code)\n"

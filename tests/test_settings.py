@@ -19,8 +19,8 @@ from test_distributed import TESTS, TORCHRUN
 from test_trainer_gradient import LOSS_TYPES
 from transformers import AutoModelForCausalLM
 
+from opefo_trl.commands.dry_run import planned_config
 from opefo_trl.config import FLOW_ESTIMATORS
-from opefo_trl.dry_run import planned_config
 
 
 INF = math.inf
@@ -68,7 +68,7 @@ FIELDS = {
     "num_iterations": count(st.sampled_from([1, 1, 1, 1, 2, 3])),
     "max_completion_length": count(st.none() | st.integers(1, 4096), optional=True),
     "loss_type": choice(*LOSS_TYPES, bad=(None, "DAPO", "drgrpo", "rloo", 1)),
-    "importance_sampling_level": choice("token", bad=(None, "sequence", "tokens", "sequence_token", 0)),
+    "importance_sampling_level": choice("token", "sequence", bad=(None, "tokens", "sequence_token", 0)),
     "scale_rewards": choice("group", "batch", "none", True, False, bad=(None, "std", "True", "false", 2)),
     "multi_objective_aggregation": choice("sum_then_normalize", "normalize_then_sum"),
     "mask_truncated_completions": FLAG,
@@ -136,6 +136,8 @@ def clash(settings, num_processes):
         names |= {"flow_entropy_target", "flow_entropy_target_ratio"}
     if value["loss_type"] == "dr_grpo" and value["max_completion_length"] is None:
         names |= {"loss_type", "max_completion_length"}
+    if value.get("importance_sampling_level") == "sequence" and value.get("beta", 0.0) != 0.0:
+        names |= {"importance_sampling_level", "beta", "use_bias_correction_kl"}
     if names:
         return names
     # TRL's own refusals
@@ -159,6 +161,8 @@ def clash(settings, num_processes):
         return {"generation_kwargs", "temperature"}
     if value.get("accelerator_config", {}).get("split_batches"):
         return {"accelerator_config"}
+    if value.get("importance_sampling_level") == "sequence" and steps_and_uses(settings, num_processes)[0] != 1:
+        return {"num_iterations", "gradient_accumulation_steps", "importance_sampling_level"}
     if value.get("strict_on_policy", True) and steps_and_uses(settings, num_processes) != (1, 1):
         return {"num_iterations", "gradient_accumulation_steps", "strict_on_policy"}
     return set()
@@ -233,6 +237,7 @@ TRAINED = {
     "flow_strength": st.floats(0, 1),
     "flow_max_coefficient": st.floats(0.01, 0.99),
     "flow_entropy_gain": st.floats(0, 8),
+    "importance_sampling_level": st.sampled_from(["token", "sequence"]),
     "scale_rewards": st.sampled_from(["group", "batch", "none"]),
     "multi_objective_aggregation": st.sampled_from(["sum_then_normalize", "normalize_then_sum"]),
     "mask_truncated_completions": st.booleans(),
@@ -260,6 +265,8 @@ TRAINED = {
 def trained_settings(draw, num_processes):
     settings = {name: draw(values) for name, values in TRAINED.items() if draw(st.booleans())}
     settings["loss_type"] = draw(st.sampled_from(LOSS_TYPES))
+    if settings.get("importance_sampling_level") == "sequence":
+        settings["use_bias_correction_kl"] = False
     settings |= draw(
         st.sampled_from(
             [{}, {}, {"flow_entropy_target": 1.5}, {"flow_entropy_target_ratio": 0.7}, {"flow_strength": 1.0}]

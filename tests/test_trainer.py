@@ -125,17 +125,27 @@ def test_no_valid_token(make_trainer):
     assert all(torch.equal(start[name], end[name]) for name in start)
 
 
-def test_constructor_accepts_every_positional_call_of_grpo_trainer():
-    grpo, opefo = (inspect.signature(cls.__init__) for cls in (GRPOTrainer, OPEFOTrainer))
-    names = list(grpo.parameters)
-    for count in range(2, len(names) + 1):
-        bound = opefo.bind(*names[:count])
-        bound.apply_defaults()
-        passed = [bound.arguments[n] for n in ("self", "model", "reward_funcs", "args")] + list(
-            bound.arguments["trl_args"]
-        )
-        assert passed[:count] == names[:count]
-    opefo.bind(**{name: name for name in names})
+def test_constructor_has_the_signature_of_grpo_trainer():
+    assert inspect.signature(OPEFOTrainer) == inspect.signature(GRPOTrainer)
+
+
+@pytest.mark.parametrize("num_positional", range(13))
+def test_arguments_reach_grpo_trainer_as_they_came(monkeypatch, num_positional):
+    """By position what came by position, by keyword what came by keyword: a class below may want either."""
+    names = list(inspect.signature(GRPOTrainer).parameters)
+    assert len(names) >= 12
+    values = {name: OPEFOConfig(use_cpu=True, bf16=False) if name == "args" else object() for name in names}
+    received = []
+
+    def stop(self, *args, **kwargs):
+        received.append((args, kwargs))
+        raise InterruptedError
+
+    monkeypatch.setattr(GRPOTrainer, "__init__", stop)
+    args, kwargs = list(values.values())[:num_positional], dict(list(values.items())[num_positional:])
+    with pytest.raises(InterruptedError):
+        OPEFOTrainer(*args, **kwargs)
+    assert received == [(tuple(args), kwargs)]
 
 
 def test_plain_grpo_config_is_refused(make_trainer):

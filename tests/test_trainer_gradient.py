@@ -7,7 +7,7 @@ from conftest import METRICS, KeepGradient, letter_reward, relative_error
 from independent import ONE_STEP, check_first_step
 from peft import LoraConfig
 
-from opefo_trl import flow_kernel, flow_projection
+from opefo_trl.entropy_flow import kernel, projection
 
 
 LOSS_TYPES = ["grpo", "sapo", "bnpo", "dr_grpo", "luspo", "dapo", "cispo", "vespo"]
@@ -57,7 +57,7 @@ def test_gradient_with_the_triton_kernels(make_trainer, monkeypatch):
     """The path of a GPU, which scores valid positions alone: TRL's kernels and ours, interpreted."""
     for module in (trl.trainer.utils, trl.kernels.chunked_logprob):
         monkeypatch.setattr(module, "_use_triton", lambda device: True, raising=False)  # TRL 1.15 does nothing else
-    monkeypatch.setattr(flow_projection, "_fold_on", lambda device: flow_kernel.fold_tile)
+    monkeypatch.setattr(projection, "_fold_on", lambda device: kernel.fold_tile)
     keep = KeepGradient()
     check_first_step(make_trainer(callbacks=[keep], **ONE_STEP), keep)
 

@@ -260,4 +260,4 @@ def test_evaluation_is_grpos(make_vllm_trainer, mode):
         timing = ("time", "per_second")
         logs[name] = {key: value for key, value in log.items() if not key.endswith(timing)}
     assert logs["opefo"] == logs["grpo"] and logs["grpo"]["eval_loss"] != 0
-    assert calls == []
+    assert not any(calls), "nothing is recorded"

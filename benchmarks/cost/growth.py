@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 
 from benchmarks.cost.measure import Cost, compare
-from opefo_trl.flow_projection import project_flow
+from opefo_trl.entropy_flow.projection import project_flow
 from tests.references import VOCAB_TILE
 
 

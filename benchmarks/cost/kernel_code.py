@@ -15,8 +15,8 @@ import trl.kernels.chunked_logprob as trl_kernels
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from opefo_trl import flow_kernel
-from opefo_trl.entropy_flow import LOWEST_LOGIT
+from opefo_trl.entropy_flow import kernel
+from opefo_trl.entropy_flow.mathematics import LOWEST_LOGIT
 
 
 GPUS = {"A100": 80, "H100": 90}  # compute capability × 10
@@ -103,7 +103,7 @@ def run() -> list[dict[str, Any]]:
     for gpu, capability in GPUS.items():
         kernels = {
             "TRL": compile_for(trl_kernels._forward_kernel, capability, has=("HAS_ENTROPY",)),
-            "OPEFO": compile_for(flow_kernel._fold_kernel, capability),
+            "OPEFO": compile_for(kernel._fold_kernel, capability),
         }
         for arm, cubin in kernels.items():
             records.append({"benchmark": "kernel_code", "case": {"gpu": gpu}, "arm": arm, **inspect(cubin)})

@@ -5,7 +5,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 
-from opefo_trl.plot import COLOURS
+from opefo_trl.plotting.drawing import COLOURS
 
 
 PASSES = {"TRL": COLOURS[0], "OPEFO": COLOURS[1], "two projections": COLOURS[2], "naive": COLOURS[3]}

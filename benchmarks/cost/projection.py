@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 
 from benchmarks.cost.measure import compare, synchronize
-from opefo_trl.flow_projection import TokenFlow, project_flow
+from opefo_trl.entropy_flow.projection import TokenFlow, project_flow
 from tests.references import VOCAB_TILE, naive_flow, trl_projection, two_projections
 
 

@@ -55,7 +55,7 @@ def fuzz(target: str, inputs: int | None, seconds: float | None, seed: int, find
         raise ImportError(
             f"atheris cannot be imported ({error}): install it with `pip install -e '.[fuzz]'`."
         ) from error
-    with atheris.instrument_imports(include=["opefo_trl.answers", "examples.countdown.countdown"]):
+    with atheris.instrument_imports(include=["opefo_trl.grading.answers", "examples.countdown.countdown"]):
         from benchmarks.reliability import properties
     check = getattr(properties, f"check_{target}")
     finds.mkdir(parents=True, exist_ok=True)

@@ -14,7 +14,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from opefo_trl import OPEFOTrainer, train
+from opefo_trl import OPEFOTrainer
+from opefo_trl.commands import train
 
 
 # Where each phase begins; a moment belongs to the innermost one that is running
@@ -24,7 +25,7 @@ PHASES: dict[str, tuple[Any, str]] = {
     "measuring": (OPEFOTrainer, "_measure"),
     "between accumulation steps": (OPEFOTrainer, "training_step"),
     "checkpoint": (OPEFOTrainer, "_save_checkpoint"),
-    "final save": (train, "save_final_model"),
+    "final save": (OPEFOTrainer, "save_final_model"),
 }
 NAMES = {function: phase for phase, (_, function) in PHASES.items()}
 MOMENTS = "moments.txt"

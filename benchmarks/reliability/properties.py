@@ -18,8 +18,8 @@ from typing import IO, Any
 from unittest.mock import patch
 
 from examples.countdown.countdown import MAX_EXPRESSION_LENGTH, countdown_reward, evaluate, is_solution
-from opefo_trl.answers import MAX_ANSWER_LENGTH, boxed, completion_answer, gold_answer
-from opefo_trl.grader import Grader
+from opefo_trl.grading.answers import MAX_ANSWER_LENGTH, boxed, completion_answer, gold_answer
+from opefo_trl.grading.grader import Grader
 
 
 # What texts are made of, beside single characters: everything that the readers look for, and its near misses
@@ -280,7 +280,7 @@ def check_memory(unit: str) -> None:
 WATCHED_WORKER = r"""
 import re, sys
 import sympy.physics.units, sympy.parsing.sympy_parser as parser
-from opefo_trl import grader
+from opefo_trl.grading import grader
 evaluate = parser.eval_expr
 def eval_expr(code, *names):
     if not re.fullmatch(r"(Integer|Float) \('?[0-9.e+-]+'? \)", code):
@@ -300,15 +300,15 @@ def watched_grader() -> tuple[Grader, IO[str]]:
         command = [sys.executable, "-c", WATCHED_WORKER]
         return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, text=True)
 
-    with patch("opefo_trl.grader._start_worker", start):
+    with patch("opefo_trl.grading.grader._start_worker", start):
         return Grader(num_workers=1), said
 
 
 def math_reward(completions: list[str], solution: list[Any]) -> list[float | None]:
     """The package's, through the pool that watches."""
-    from opefo_trl import rewards  # loads torch, which no other property needs
+    from opefo_trl.grading import rewards  # loads torch, which no other property needs
 
-    with patch("opefo_trl.rewards.shared_grader", lambda: watched_grader()[0]):
+    with patch("opefo_trl.grading.rewards.shared_grader", lambda: watched_grader()[0]):
         return rewards.math_reward(completions, solution)
 
 

@@ -23,7 +23,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM, TrainerCallback, set_see
 from benchmarks.cost.measure import describe
 from examples.countdown.prepare import build_tokenizer
 from opefo_trl import OPEFOConfig, OPEFOTrainer
-from opefo_trl.rewards import math_reward
+from opefo_trl.grading.rewards import math_reward
 
 
 ENTROPY_TARGET = 1.5  # nats; an untaught model of 21 symbols starts at 3.0
@@ -99,7 +99,7 @@ class Watch(TrainerCallback):
             "descriptors": process.num_fds(),
             "metrics": entries(trainer._metrics["train"]),
             "logs": entries(trainer._logs),
-            "buffered_tensors": sum(len(batch) for batch in trainer._buffered_inputs),
+            "buffered_tensors": sum(len(batch) for batch in trainer._buffered_inputs or []),
             "entropy": float(np.mean(self.entropies)),
         }
 

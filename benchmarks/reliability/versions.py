@@ -34,24 +34,24 @@ ALONE = ("trl", "transformers", "accelerate", "torch")
 ROWS = ("oldest", *ALONE, "newest")
 # What touches other packages, and why it is here
 TESTS = {
-    "import": "the TRL that is refused",
-    "config": "GRPOConfig's fields and checks",
-    "entropy_flow": "the mathematics in torch",
-    "method": "the formulas of the documentation in numpy",
-    "flow_projection": "the projection and the kernel beside TRL's",
-    "flow_head": "add_fused_lm_head and its call of the projection",
-    "trainer_gradient": "the loss of every type, advantages per token",
-    "trainer": "the pass over the rollouts, metrics, GRPO bit for bit, PEFT",
-    "poisoned": "what TRL makes of rewards that are no numbers",
-    "vllm": "TRL's own pass and its correction of the sampler",
-    "resume": "checkpoints of transformers",
-    "distributed": "accelerate, DeepSpeed, FSDP2, and PEFT in each",
-    "train": "TrlParser, accelerate's launcher, YAML",
-    "dry_run": "everything up to the training",
-    "recipes": "every field that a recipe names",
-    "data": "datasets",
-    "rewards": "math-verify, and TRL's rewards",
-    "plot": "matplotlib on the log of a run",
+    "test_import": "the TRL that is refused",
+    "test_config": "GRPOConfig's fields and checks",
+    "entropy_flow/test_mathematics": "the mathematics in torch",
+    "entropy_flow/test_method": "the formulas of the documentation in numpy",
+    "entropy_flow/test_projection": "the projection and the kernel beside TRL's",
+    "entropy_flow/test_head": "add_fused_lm_head and its call of the projection",
+    "test_trainer_gradient": "the loss of every type, advantages per token",
+    "test_trainer": "the pass over the rollouts, metrics, GRPO bit for bit, PEFT",
+    "test_poisoned": "what TRL makes of rewards that are no numbers",
+    "test_vllm": "TRL's own pass and its correction of the sampler",
+    "test_checkpoints": "checkpoints of transformers",
+    "test_distributed": "accelerate, DeepSpeed, FSDP2, and PEFT in each",
+    "commands/test_train": "TrlParser, accelerate's launcher, YAML",
+    "commands/test_dry_run": "everything up to the training",
+    "commands/test_recipes": "every field that a recipe names",
+    "data/test_datasets": "datasets",
+    "grading/test_rewards": "math-verify, and TRL's rewards",
+    "commands/test_plot": "matplotlib on the log of a run",
 }
 
 
@@ -173,7 +173,7 @@ def run(row: str, pins: list[str], packages: list[str], output: Path) -> Result:
         versions = subprocess.run([python, "-c", ASK, *packages], capture_output=True, text=True, check=True)
         result.versions = json.loads(versions.stdout)
         tqdm.write(f"{row}: testing {', '.join(f'{name} {version}' for name, version in result.versions.items())}")
-        files = [f"tests/test_{name}.py" for name in TESTS]
+        files = [f"tests/{name}.py" for name in TESTS]
         subprocess.run([python, "-m", "pytest", "--tb=short", f"--junitxml={record.resolve()}", *files], cwd=ROOT)
     result.passed, result.skipped, result.failed, result.seconds = read_junit(record)
     return result

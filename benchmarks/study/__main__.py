@@ -13,14 +13,9 @@ from threading import Lock
 from tqdm.auto import tqdm
 
 from benchmarks.study.arms import Arm, make_arms, make_forms
-from benchmarks.study.report import (
-    Record,
-    choose_learning_rates,
-    rank_learning_rates,
-    read_records,
-    write_rates,
-    write_report,
-)
+from benchmarks.study.learning_rates import choose_learning_rates, rank_learning_rates
+from benchmarks.study.records import Record, read_records
+from benchmarks.study.report import write_rates, write_report
 from benchmarks.study.run import Arguments
 from benchmarks.study.tasks import STEPS, TASKS
 

@@ -12,6 +12,7 @@ from benchmarks.study import forms
 from benchmarks.study.rivals import RepoR, clip_cov, random_drop, stare, steer
 from benchmarks.study.tasks import Task
 from opefo_trl import OPEFOTrainer
+from opefo_trl.entropy_flow.weights import loss_mask
 
 
 class RivalTrainer(OPEFOTrainer):
@@ -40,28 +41,24 @@ class RivalTrainer(OPEFOTrainer):
                 "`steps_per_generation=1`."
             )
 
-    def new_advantages(self, inputs: dict[str, Any], advantages: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    def apply_rule(self, inputs: dict[str, Any], advantages: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """What the rule makes of the advantages, shape `(B, T)`."""
         return self.rule(advantages, inputs["flow_logps"], inputs["flow_entropies"], mask)
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        inputs = dict(inputs)
-        # Without it OPEFO leaves the advantages as they are
-        if inputs.pop("flow_coefficient", None) is not None:
-            advantages, mask = inputs["advantages"].unsqueeze(1), self._loss_mask(inputs)  # (B, 1), (B, T)
-            changed = self.new_advantages(inputs, advantages, mask)  # (B, T)
-            relevant = (advantages != 0) & mask.bool()  # (B, T)
-            if relevant.any():
-                share = (changed != advantages)[relevant].float().mean()
-                self._metrics["train"]["changed_share"].append(share.item())
-            inputs["advantages"] = changed
-        return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+    def _new_advantages(self, inputs: dict[str, Any]) -> torch.Tensor:
+        advantages, mask = inputs["advantages"].unsqueeze(1), loss_mask(inputs)  # (B, 1), (B, T)
+        changed = self.apply_rule(inputs, advantages, mask)  # (B, T)
+        relevant = (advantages != 0) & mask.bool()  # (B, T)
+        if relevant.any():
+            share = (changed != advantages)[relevant].float().mean()
+            self._metrics["train"]["changed_share"].append(share.item())
+        return changed
 
 
 class FormTrainer(RivalTrainer):
     """OPEFO with another form of the coefficient, a rule as `benchmarks/study/forms.py` describes it."""
 
-    def new_advantages(self, inputs: dict[str, Any], advantages: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    def apply_rule(self, inputs: dict[str, Any], advantages: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         flow = self._token_weights(inputs) * advantages * inputs["flow_sensitivities"]  # (B, T)
         entropy = ((inputs["flow_entropies"] * mask).sum() / mask.sum()).item()
         up, down = self.rule(flow, entropy)

@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from benchmarks.study.arms import Arm, find_arm
 from benchmarks.study.tasks import BATCH_SIZE, TASKS, Task, read_problems
 from opefo_trl import OPEFOConfig
-from opefo_trl.sampling import Sampling, TransformersSampler
+from opefo_trl.evaluation.sampling import Sampling, TransformersSampler
 
 
 TEST_BATCH_SIZE = 1600  # completions at once

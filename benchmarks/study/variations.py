@@ -17,18 +17,13 @@ import numpy as np
 
 from benchmarks.markdown import table
 from benchmarks.study.__main__ import complete
-from benchmarks.study.report import (
-    BASELINE,
-    Record,
-    choose_learning_rates,
-    interval,
-    measure,
-    read_records,
-    show,
-)
+from benchmarks.study.intervals import interval, show
+from benchmarks.study.learning_rates import choose_learning_rates
+from benchmarks.study.measures import measure
+from benchmarks.study.records import BASELINE, Record, read_records
 from benchmarks.study.run import Arguments
 from benchmarks.study.tasks import BATCH_SIZE, STEPS, TASKS, Task
-from opefo_trl.plot import COLOURS
+from opefo_trl.plotting.drawing import COLOURS
 
 
 # Keys, heads and digits of the columns
@@ -82,7 +77,7 @@ def make_knobs(task: Task) -> list[Knob]:
 
 
 def measure_half(record: Record, level: float) -> dict[str, float]:
-    """[`~benchmarks.study.report.measure`], and λ averaged over the second half of the run."""
+    """[`~benchmarks.study.measures.measure`], and λ averaged over the second half of the run."""
     coefficients = record["curves"]["coefficient"]
     return measure(record, level) | {"coefficient": mean(coefficients[len(coefficients) // 2 :])}
 

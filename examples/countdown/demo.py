@@ -25,12 +25,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
 from examples.countdown.countdown import is_solution
 from examples.countdown.prepare import TEST_PUZZLES, prepare
-from opefo_trl import plot
+from opefo_trl.plotting import drawing, panels
+from opefo_trl.plotting.runs import read_run
 
 
 LABELS = {"grpo": "GRPO (strictly on-policy)", "opefo": "OPEFO", "opefo_target": "OPEFO with target"}
 ARMS = tuple(LABELS)
-PANELS = (plot.ENTROPY, plot.REWARD._replace(unit="share of right answers"), plot.COEFFICIENT)
+PANELS = (panels.ENTROPY, panels.REWARD._replace(unit="share of right answers"), panels.COEFFICIENT)
 SAMPLES = 16  # answers per test puzzle
 LAST_STEPS = 10  # steps behind every "at the end"
 LOG_LINES = 15  # lines to show of a run that failed
@@ -245,8 +246,8 @@ def format_table(rows: dict[str, list[dict[str, float]]]) -> str:
 
 def draw(runs: list[Run], path: Path) -> None:
     """Draws entropy, reward and λ of all runs over their steps."""
-    groups = {LABELS[arm]: [plot.read_run(run.folder) for run in runs if run.arm == arm] for arm in ARMS}
-    plot.draw(groups, path, PANELS)
+    groups = {LABELS[arm]: [read_run(run.folder) for run in runs if run.arm == arm] for arm in ARMS}
+    drawing.draw(groups, path, PANELS)
 
 
 def demo(output_dir: Path, steps: int, seeds: list[int], puzzles: int, sft_steps: int) -> None:

@@ -22,7 +22,7 @@ from benchmarks.study.prediction.records import (
     sizes_of,
 )
 from opefo_trl.config import FLOW_ESTIMATORS
-from opefo_trl.plot import COLOURS
+from opefo_trl.plotting.drawing import COLOURS
 
 
 def draw_scatter(records: list[dict], path: Path) -> None:

@@ -1,0 +1,294 @@
+"""Whole checkpoints and exact resumption, for any trainer of TRL."""
+
+import errno
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from accelerate.logging import get_logger
+from torch.utils.data import Sampler
+from transformers import TrainerCallback, TrainerState, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, sort_checkpoints
+
+from .guards import RunStopped
+
+
+if TYPE_CHECKING:
+    from transformers import Trainer as Base
+else:
+    Base = object  # what the mixin is mixed with
+
+logger = get_logger(__name__)
+
+STATE_FILE = "entropy_flow_state.json"
+UNFINISHED = "unfinished"  # folder that the final model is written to before it takes its place
+# What a checkpoint holds beside the model
+TRAINING_FILES = (
+    "optimizer*",
+    "scheduler.pt",
+    "scaler.pt",
+    "rng_state*.pth",
+    TRAINER_STATE_NAME,
+    STATE_FILE,
+    "entropy_ctrl_state.json",
+    "latest",
+    "zero_to_fp32.py",
+)
+
+
+def resume_point(training_args: TrainingArguments) -> tuple[str | None, list[str]]:
+    """
+    The checkpoint to go on from: the one that is named, else the last whole one in `output_dir`, else none.
+    `resume_from_checkpoint: false` starts anew.
+
+    Returns:
+        `tuple[str | None, list[str]]`: the checkpoint, and a sentence for each later one that is not whole.
+
+    Raises:
+        `ValueError`: if the one that is named does not exist or is not whole.
+    """
+    named = str(training_args.resume_from_checkpoint)
+    if named.lower() == "false":
+        return None, []
+    if named.lower() in ("none", "true"):
+        return last_whole_checkpoint(str(training_args.output_dir))
+    if not os.path.isdir(named):
+        raise ValueError(f"Checkpoint {named} does not exist: check `resume_from_checkpoint`.")
+    if fault := find_fault(Path(named)):
+        raise ValueError(f"Checkpoint {named} is not whole ({fault}): name another in `resume_from_checkpoint`.")
+    return named, []
+
+
+def last_whole_checkpoint(output_dir: str) -> tuple[str | None, list[str]]:
+    """
+    Of the checkpoints in a folder the last that is whole, and a sentence for each later one, which is not: the run
+    was killed while it wrote, or the disk was full.
+    """
+    passed_over: list[str] = []
+    for checkpoint in reversed(sort_checkpoints(output_dir)):
+        fault = find_fault(Path(checkpoint))
+        if fault is None:
+            return checkpoint, passed_over
+        passed_over.append(f"Passing over {checkpoint}, which is not whole: {fault}.")
+    return None, passed_over
+
+
+def find_fault(checkpoint: Path) -> str | None:
+    """
+    What is wrong with a checkpoint, or `None`.
+
+    The trainer's own state is written last, once all processes have written theirs, and the sizes of all other files
+    just before it (see [`write_state`]; a checkpoint of another trainer has none, and its state alone is looked at).
+    """
+    try:
+        TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+    except (OSError, ValueError, TypeError):
+        return f"{TRAINER_STATE_NAME} is missing or broken"
+    if not (checkpoint / STATE_FILE).exists():
+        return None
+    try:
+        sizes = dict(json.loads((checkpoint / STATE_FILE).read_text())["files"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return f"{STATE_FILE} is broken"
+    for name, size in sizes.items():
+        path = checkpoint / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if path.stat().st_size != size:
+            return f"{name} has {path.stat().st_size} of {size} bytes"
+    return None
+
+
+def is_finished(checkpoint: str, training_args: TrainingArguments) -> bool:
+    """Whether nothing is left to train: `Trainer.train` would take one step more, and change the saved model."""
+    state = TrainerState.load_from_json(os.path.join(checkpoint, TRAINER_STATE_NAME))
+    if training_args.max_steps > 0:
+        return state.global_step >= training_args.max_steps
+    return (state.epoch or 0.0) >= training_args.num_train_epochs
+
+
+def is_saved(checkpoint: str, output_dir: str) -> bool:
+    """Whether the model of a run that ended with this checkpoint has been saved in `output_dir`, whole."""
+    try:
+        saved = TrainerState.load_from_json(os.path.join(output_dir, TRAINER_STATE_NAME))
+    except (OSError, ValueError, TypeError):
+        return False
+    return saved.global_step == TrainerState.load_from_json(os.path.join(checkpoint, TRAINER_STATE_NAME)).global_step
+
+
+def copy_model(checkpoint: str, output_dir: str) -> None:
+    """Save the model of a run that was killed after its last checkpoint, from there."""
+    unfinished = Path(output_dir) / UNFINISHED
+    unfinished.mkdir(exist_ok=True)
+    for path in Path(checkpoint).iterdir():
+        if path.is_file() and not any(path.match(pattern) for pattern in TRAINING_FILES):
+            shutil.copy(path, unfinished)
+    move_up(unfinished)
+    shutil.copy(Path(checkpoint) / TRAINER_STATE_NAME, output_dir)
+
+
+def move_up(folder: Path) -> None:
+    """Move what a folder holds into the one above, file by file at once, and remove it."""
+    for path in folder.iterdir():
+        path.replace(folder.parent / path.name)
+    folder.rmdir()
+
+
+def write_state(checkpoint: Path, state: dict[str, Any]) -> None:
+    """Keep `state`, which must be JSON, and the sizes in bytes of all other files that the checkpoint holds so far."""
+    paths = [path for path in sorted(checkpoint.rglob("*")) if path.is_file() and path.name != STATE_FILE]
+    sizes = {str(path.relative_to(checkpoint)): path.stat().st_size for path in paths}
+    (checkpoint / STATE_FILE).write_text(json.dumps({**state, "files": sizes}))
+
+
+def read_state(checkpoint: str, name: str) -> Any:
+    """
+    Part of the state that [`write_state`] kept.
+
+    Raises:
+        `ValueError`: if the checkpoint does not hold it.
+    """
+    path = Path(checkpoint) / STATE_FILE
+    try:
+        return json.loads(path.read_text())[name]
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(
+            f"{path} does not hold `{name}`, which these settings need: resume from a checkpoint of a run with the "
+            "same settings, or change them."
+        ) from error
+
+
+# A disk that is full or over its quota, and a file that is larger than a limit allows
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+NOT_WRITABLE = {errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM, errno.ENOTEMPTY, errno.EISDIR, errno.ENOTDIR}
+
+
+def how_to_write(error: BaseException | None) -> str | None:
+    """
+    What to do about an exception that, itself or by its cause, says that a file could not be written; `None` for any
+    other exception. Libraries in Rust and C++ raise no `OSError`: safetensors puts the number into its message, and
+    torch names its writer.
+    """
+    while error is not None:
+        in_message = re.search(r"\(os error (\d+)\)", str(error))
+        number = error.errno if isinstance(error, OSError) else int(in_message[1]) if in_message else None
+        if number in FULL or "PytorchStreamWriter failed" in str(error):
+            return "free some space"
+        if number in NOT_WRITABLE:
+            return "make the folder writable"
+        error = error.__cause__ or error.__context__
+    return None
+
+
+class FastForwardSampler(TrainerCallback):
+    """
+    Makes a resumed run see the prompts that an uninterrupted one sees. TRL's sampler draws one shuffle per epoch from
+    a generator that no checkpoint keeps, so on resumption the shuffles of the epochs that are done are drawn first.
+
+    Attributes:
+        sampler (`torch.utils.data.Sampler`, *optional*):
+            The sampler of the training; a streamed dataset has none.
+    """
+
+    sampler: Sampler | None = None
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if self.sampler is not None:
+            for _ in range(int(state.epoch)):
+                next(iter(self.sampler))
+
+
+class WholeCheckpoints(Base):
+    """
+    Mixin for a trainer of TRL: `class Mine(WholeCheckpoints, SFTTrainer)`.
+
+    A checkpoint is whole or told from a whole one, whatever ends the run while it is written. A resumed run ends with
+    the weights of an uninterrupted one, also after several epochs. `train(resume_from_checkpoint=True)` goes on from
+    the last whole checkpoint. A subclass that has state of its own overrides [`WholeCheckpoints.extra_state`] and
+    [`WholeCheckpoints.load_extra_state`].
+    """
+
+    def __init__(self, *trl_args: Any, **trl_kwargs: Any):
+        super().__init__(*trl_args, **trl_kwargs)
+        self._fast_forward = FastForwardSampler()
+        self.add_callback(self._fast_forward)
+
+    def extra_state(self) -> dict[str, Any]:
+        """What a checkpoint keeps beside the trainer's own state; must be JSON."""
+        return {}
+
+    def load_extra_state(self, checkpoint: str) -> None:
+        """Take over what [`WholeCheckpoints.extra_state`] gave when the checkpoint was written."""
+
+    # The order of the prompts, too, goes on where it stopped
+    def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Sampler | None:
+        self._fast_forward.sampler = super()._get_train_sampler(*args, **kwargs)
+        return self._fast_forward.sampler
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *trl_args: Any, **trl_kwargs: Any) -> Any:
+        if resume_from_checkpoint is True:
+            output_dir = str(self.args.output_dir)
+            resume_from_checkpoint, passed_over = last_whole_checkpoint(output_dir)
+            for sentence in passed_over:
+                logger.warning(sentence)
+            if resume_from_checkpoint is None:
+                raise ValueError(
+                    f"There is no whole checkpoint in {output_dir} to go on from: set `resume_from_checkpoint=False` "
+                    "to start anew."
+                )
+        return super().train(resume_from_checkpoint, *trl_args, **trl_kwargs)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        step = self.state.global_step
+        folder = Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{step}"
+        try:
+            if self.args.should_save:
+                # The trainer's state is written last, so its presence marks a whole checkpoint. Remove an old one
+                (folder / TRAINER_STATE_NAME).unlink(missing_ok=True)
+            super()._save_checkpoint(model, trial)
+        except Exception as error:
+            if (advice := how_to_write(error)) is None:
+                raise
+            raise RunStopped(
+                f"Checkpoint {folder} could not be written ({error}): {advice}, and start again; the run goes on from "
+                "the checkpoint before."
+            ) from error
+
+    # Of all that a checkpoint holds, only the trainer's own state is written after this
+    def _save_rng_state(self, output_dir: str) -> None:
+        super()._save_rng_state(output_dir)
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            write_state(Path(output_dir), self.extra_state())
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None:
+            self.load_extra_state(checkpoint)
+
+    def save_final_model(self) -> None:
+        """
+        Save the model to `output_dir`: all of it to a folder beside, which is then moved into place file by file.
+
+        Raises:
+            `RunStopped`: if the disk does not take it.
+        """
+        output_dir = str(self.args.output_dir)
+        unfinished = Path(output_dir) / UNFINISHED
+        try:
+            self.save_model(str(unfinished))
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                move_up(unfinished)
+            self.save_state()  # last, it tells that the model is there
+        except Exception as error:
+            if (advice := how_to_write(error)) is None:
+                raise
+            raise RunStopped(
+                f"The model could not be saved to {output_dir} ({error}): {advice}; the last checkpoint in "
+                f"{output_dir} holds it, too."
+            ) from error

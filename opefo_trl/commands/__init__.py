@@ -1,0 +1,1 @@
+"""The command `opefo`: train, evaluate, plot."""

@@ -1,0 +1,170 @@
+"""The options of `opefo train`, from its command line and from a YAML file."""
+
+import argparse
+import difflib
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from accelerate.commands.launch import launch_command_parser
+from trl import DatasetMixtureConfig, ModelConfig, TrlParser
+from trl.scripts.grpo import GRPOScriptArguments
+
+from ..config import OPEFOConfig
+from ..data.prompts import TEMPLATES
+from .messages import PROG
+
+
+@dataclass
+class OPEFOScriptArguments(GRPOScriptArguments):
+    """
+    Arguments of `opefo train` beside the configurations of trainer and model.
+
+    Args:
+        dataset_filter (`dict[str, Any]` or `str`, *optional*):
+            Column names with the value or the values that a row must have, on the command line as JSON.
+        dataset_prompt_column (`str`, *optional*, defaults to `"prompt"`):
+            Column with a problem text or with chat messages; `a.b` is field `b` of column `a`.
+        dataset_solution_column (`str`, *optional*):
+            Column with the gold answer, in any published spelling; reward functions get it as `solution`.
+        dataset_max_prompt_length (`int`, *optional*):
+            In tokens; rows with a longer prompt are left out.
+        prompt_template (`str`, *optional*):
+            `"qwen_math"`, `"qwen_math_chat"`, or a text with `{prompt}` where the problem goes.
+        system_prompt (`str`, *optional*):
+            System message to put first; makes a text prompt conversational.
+        conversational (`bool`, *optional*, defaults to `False`):
+            Whether to turn a text prompt into a user message, so that the model's chat template is applied.
+        dry_run (`bool`, *optional*, defaults to `False`):
+            Whether to check everything and train nothing.
+    """
+
+    dataset_filter: dict | str | None = field(
+        default=None,
+        metadata={"help": "Column names with the value or values that a row must have, on the command line as JSON."},
+    )
+    dataset_prompt_column: str = field(
+        default="prompt",
+        metadata={"help": "Column with a problem text or with chat messages; `a.b` is field `b` of column `a`."},
+    )
+    dataset_solution_column: str | None = field(
+        default=None,
+        metadata={
+            "help": "Column with the gold answer, in any published spelling; reward functions get it as `solution`."
+        },
+    )
+    dataset_max_prompt_length: int | None = field(
+        default=None, metadata={"help": "In tokens; rows with a longer prompt are left out."}
+    )
+    prompt_template: str | None = field(
+        default=None,
+        metadata={"help": f"One of {', '.join(TEMPLATES)}, or a text with {{prompt}} where the problem goes."},
+    )
+    system_prompt: str | None = field(
+        default=None, metadata={"help": "System message to put first; makes a text prompt conversational."}
+    )
+    conversational: bool = field(
+        default=False,
+        metadata={"help": "Turn a text prompt into a user message, so that the model's chat template is applied."},
+    )
+    dry_run: bool = field(default=False, metadata={"help": "Check everything and train nothing."})
+
+    def __post_init__(self):
+        if isinstance(self.dataset_filter, str):
+            try:
+                self.dataset_filter = json.loads(self.dataset_filter)
+            except ValueError:
+                pass
+        if not isinstance(self.dataset_filter, dict | None):
+            raise ValueError(
+                "`dataset_filter` must be JSON of column names with values, as in "
+                f'\'{{"level": ["Level 4", "Level 5"]}}\', but it is {self.dataset_filter!r}.'
+            )
+
+
+def make_parser(config_class: type[OPEFOConfig] = OPEFOConfig) -> TrlParser:
+    parser = TrlParser(
+        (OPEFOScriptArguments, config_class, ModelConfig, DatasetMixtureConfig),  # type: ignore[arg-type]
+        prog=PROG,
+        usage=f"{PROG} --config FILE.yaml [--accelerate_config NAME_OR_FILE] [--FIELD VALUE ...]",
+        description="Train with OPEFO, as `trl grpo` trains with GRPO. FIELD is any field below or any option of "
+        "`accelerate launch`; the command line overrides the file.",
+    )
+    parser.add_argument("--config", help="YAML file with values for the fields below, and `env:` for variables.")
+    return parser
+
+
+def launch_actions() -> dict[str, argparse.Action]:
+    """Options of `accelerate launch` by name, and `accelerate_config`, which names one of TRL's packaged files."""
+    actions = {action.dest: action for action in launch_command_parser()._actions if action.option_strings}
+    actions["accelerate_config"] = argparse.Action(["--accelerate_config"], "accelerate_config")
+    return actions
+
+
+def apply_config_file(parser: TrlParser, path: str | None) -> dict[str, Any]:
+    """
+    Make the values of a YAML file the parser's defaults, set the variables in `env`, and return the options that the
+    file holds for `accelerate launch`.
+
+    Raises:
+        `ValueError`: if the file cannot be read or holds a key that nothing knows.
+    """
+    if path is None:
+        return {}
+    try:
+        config = yaml.safe_load(Path(path).read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"Config file {path} cannot be read: {error}") from error
+    except yaml.YAMLError as error:
+        raise ValueError(f"Config file {path} is not valid YAML: {error}") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"Config file {path} must hold `key: value` lines, but it holds {config!r}.")
+    variables = config.pop("env", {})
+    if not isinstance(variables, dict):
+        raise ValueError(f"`env` in config file {path} must hold `NAME: value` lines, but it holds {variables!r}.")
+    os.environ.update({name: str(value) for name, value in variables.items()})
+    launch = launch_actions()
+    fields = {action.dest for action in parser._actions}
+    for key in config:
+        if key not in fields and key not in launch:
+            raise ValueError(f"Unknown key `{key}` in config file {path}: {suggest(key, [*fields, *launch])}")
+    parser.set_defaults_with_config(**{key: value for key, value in config.items() if key in fields})
+    return {key: value for key, value in config.items() if key not in fields}
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean `{close[0]}`?" if close else "remove it or correct its name."
+
+
+def check_options(left: list[str], parser: TrlParser, known: Iterable[str] = ()) -> None:
+    """Raise a `ValueError` for the first word that the parser left over, unless it is an option in `known`."""
+    fields = [action.dest for action in parser._actions]
+    options = [word for word in left if word.startswith("--")]
+    for option in options:
+        name = option.removeprefix("--").split("=")[0].replace("-", "_")
+        if name not in known:
+            raise ValueError(f"Unknown option `{option}`: {suggest(name, [*fields, *known])}")
+    if left and not options:
+        raise ValueError(f"Unexpected argument `{left[0]}`: values belong behind an option, `--FIELD VALUE`.")
+
+
+def parse(
+    args: list[str], config_class: type[OPEFOConfig] = OPEFOConfig
+) -> tuple[OPEFOScriptArguments, OPEFOConfig, ModelConfig, DatasetMixtureConfig]:
+    """
+    Read the command line and the YAML file it names into the four configurations.
+
+    Raises:
+        `ValueError`: if a key is unknown or a value contradicts another.
+    """
+    parser = make_parser(config_class)
+    # The file first: its values are defaults that the command line overrides
+    apply_config_file(parser, parser.parse_known_args(args)[0].config)
+    *parsed, _, left = parser.parse_args_into_dataclasses(args, return_remaining_strings=True)
+    check_options(left, parser)
+    return tuple(parsed)  # type: ignore[return-value]

@@ -1,0 +1,85 @@
+"""The command `opefo`."""
+
+import argparse
+import sys
+from subprocess import CalledProcessError
+
+from .. import __version__
+
+
+def train(args: list[str]) -> int:
+    """Launch `opefo_trl.commands.train` through accelerate, as `trl grpo` launches its script."""
+    from accelerate.commands.launch import launch_command, launch_command_parser
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from trl.cli.accelerate_config import resolve_accelerate_config_argument
+
+    from .arguments import apply_config_file, check_options, launch_actions, make_parser
+    from .messages import fail
+
+    parser = make_parser()
+    known = launch_actions()
+    try:
+        # The command line's own values and their meaning are checked where the training runs, with its processes known
+        namespace, launch_args = parser.parse_known_args(args)
+        check_options(launch_args, parser, known)
+        train_args = without(args, launch_args)
+        for key, value in apply_config_file(parser, namespace.config).items():
+            is_flag = known[key].nargs == 0
+            if f"--{key}" not in launch_args and (value or not is_flag):
+                launch_args += [f"--{key}"] if is_flag else [f"--{key}", str(value)]
+        launch_args = resolve_accelerate_config_argument(launch_args)
+    except ValueError as error:
+        fail(error)
+    if namespace.dry_run:
+        from .dry_run import main as dry_run
+
+        return dry_run(train_args, launch_args)
+    try:
+        launch_command(
+            launch_command_parser().parse_args([*launch_args, "--module", "opefo_trl.commands.train", *train_args])
+        )
+    except CalledProcessError as error:
+        return error.returncode
+    except ChildFailedError as error:
+        return error.get_first_failure()[1].exitcode
+    return 0
+
+
+def evaluate(args: list[str]) -> int:
+    from .evaluate import main
+
+    return main(args)
+
+
+def plot(args: list[str]) -> int:
+    from .plot import main
+
+    return main(args)
+
+
+def without(words: list[str], left: list[str]) -> list[str]:
+    """`words` less those in `left`, which keeps their order."""
+    remaining = iter([*left, None])
+    next_left = next(remaining)
+    kept = []
+    for word in words:
+        if word == next_left:
+            next_left = next(remaining)
+        else:
+            kept.append(word)
+    return kept
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="opefo", description="OPEFO for TRL: GRPO with balanced entropy flow.")
+    parser.add_argument("--version", action="version", version=f"opefo_trl {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands.add_parser("train", help="train a model; `opefo train --help` lists every field", add_help=False)
+    commands.add_parser("evaluate", help="score a model on math benchmarks", add_help=False)
+    commands.add_parser("plot", help="draw runs and say what is wrong with them", add_help=False)
+    args, rest = parser.parse_known_args(argv)
+    return {"train": train, "evaluate": evaluate, "plot": plot}[args.command](rest)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

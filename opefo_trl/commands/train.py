@@ -1,0 +1,203 @@
+"""What `opefo train` runs in each process: parser, data, rewards and trainer put together.
+
+By hand: `accelerate launch -m opefo_trl.commands.train --config FILE.yaml`.
+"""
+
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any, cast
+
+from transformers import AutoTokenizer
+from trl import DatasetMixtureConfig, ModelConfig, get_peft_config, get_quantization_config
+
+from ..checkpoints import copy_model, is_finished, is_saved, read_state, resume_point
+from ..config import OPEFOConfig
+from ..data.datasets import keep_rows, load_splits, pick_split
+from ..data.prompts import drop_long_prompts, render, to_prompts
+from .arguments import OPEFOScriptArguments, parse
+from .messages import PROG, describe_failure, fail, say
+
+
+def check_output_dir(output_dir: str) -> None:
+    """
+    Write a byte there, or where the folder will be made, and leave nothing behind.
+
+    Raises:
+        `ValueError`: if that fails.
+    """
+    path = Path(output_dir).absolute()
+    existing = next(folder for folder in (path, *path.parents) if folder.exists())
+    try:
+        with tempfile.TemporaryFile(dir=existing) as file:
+            file.write(b"x")
+    except OSError as error:
+        raise ValueError(f"`output_dir` {output_dir} cannot be written to: {error.strerror}.") from error
+
+
+def load_tokenizer(model_args: ModelConfig, training_args: OPEFOConfig) -> Any:
+    """
+    Raises:
+        `ValueError`: if the model comes with none.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(
+            model_args.model_name_or_path,
+            revision=model_args.model_revision,
+            trust_remote_code=training_args.trust_remote_code,
+        )
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"The tokenizer of `model_name_or_path` {model_args.model_name_or_path} cannot be loaded: {error}"
+        ) from error
+
+
+def chat_template_kwargs(training_args: OPEFOConfig) -> dict[str, Any]:
+    return cast(dict, training_args.chat_template_kwargs or {})
+
+
+def prepare(
+    script_args: OPEFOScriptArguments,
+    training_args: OPEFOConfig,
+    model_args: ModelConfig,
+    dataset_args: DatasetMixtureConfig,
+) -> dict[str, Any]:
+    """
+    Load data and rewards and check them; nothing heavier has happened when this raises.
+
+    Returns:
+        `dict[str, Any]`: arguments of [`OPEFOTrainer`].
+
+    Raises:
+        `ValueError`: if something is missing or does not fit, naming the field to change.
+    """
+    from trl import get_dataset
+
+    from ..grading.rewards import check_reward, load_reward
+
+    if model_args.model_name_or_path is None:
+        raise ValueError("No model: set `model_name_or_path` to a folder or a name on the hub.")
+    if not script_args.reward_funcs and not script_args.reward_model_name_or_path:
+        raise ValueError("No reward: set `reward_funcs` to names or dotted paths, or `reward_model_name_or_path`.")
+    if dataset_args.datasets and script_args.dataset_name:
+        raise ValueError("Both `datasets` and `dataset_name` are set: remove one.")
+    if not dataset_args.datasets and not script_args.dataset_name:
+        raise ValueError("No dataset: set `dataset_name` to a file, a folder or a name on the hub.")
+
+    max_completion_length = cast(int, training_args.max_completion_length)
+    rewards: list[Any] = [load_reward(name, max_completion_length) for name in script_args.reward_funcs or []]
+    name = script_args.dataset_name or "mixture"
+    if dataset_args.datasets:
+        splits = get_dataset(dataset_args)
+    else:
+        splits = load_splits(name, script_args.dataset_config, script_args.dataset_streaming)
+
+    def prompts(split_field: str) -> Any:
+        rows = pick_split(splits, getattr(script_args, split_field), split_field, name)
+        if script_args.dataset_filter:
+            rows = keep_rows(rows, cast(dict, script_args.dataset_filter), name)
+        rows = to_prompts(
+            rows,
+            name,
+            prompt_column=script_args.dataset_prompt_column,
+            solution_column=script_args.dataset_solution_column,
+            prompt_template=script_args.prompt_template,
+            system_prompt=script_args.system_prompt,
+            conversational=script_args.conversational,
+        )
+        if script_args.dataset_max_prompt_length is None:
+            return rows
+        return drop_long_prompts(
+            rows,
+            load_tokenizer(model_args, training_args),
+            script_args.dataset_max_prompt_length,
+            name,
+            **chat_template_kwargs(training_args),
+        )
+
+    train_dataset = prompts("dataset_train_split")
+    for reward in rewards:
+        check_reward(reward, next(iter(train_dataset)))
+    if script_args.reward_model_name_or_path:
+        rewards.insert(0, script_args.reward_model_name_or_path)
+    if training_args.reward_weights is not None and len(training_args.reward_weights) != len(rewards):
+        raise ValueError(
+            f"`reward_weights` holds {len(training_args.reward_weights)} weights for {len(rewards)} rewards: give one "
+            "for each."
+        )
+    training_args.model_init_kwargs = {
+        "revision": model_args.model_revision,
+        "trust_remote_code": training_args.trust_remote_code,
+        "attn_implementation": model_args.attn_implementation,
+        "dtype": model_args.dtype,
+        "use_safetensors": True,
+        **cast(dict, training_args.model_init_kwargs or {}),
+    }
+    return {
+        "model": model_args.model_name_or_path,
+        "reward_funcs": rewards,
+        "args": training_args,
+        "train_dataset": train_dataset,
+        "eval_dataset": prompts("dataset_test_split") if training_args.eval_strategy != "no" else None,
+        "quantization_config": get_quantization_config(model_args),
+        "peft_config": get_peft_config(model_args),
+    }
+
+
+def main(args: list[str] | None = None) -> None:
+    try:
+        script_args, training_args, model_args, dataset_args = parse(sys.argv[1:] if args is None else args)
+        if script_args.dry_run:
+            raise ValueError(
+                "`--dry_run` starts no process: use `opefo train --dry_run` instead of `accelerate launch`."
+            )
+        checkpoint, passed_over = resume_point(training_args)
+        if checkpoint is not None and is_finished(checkpoint, training_args):
+            if not is_saved(checkpoint, str(training_args.output_dir)) and training_args.should_save:
+                copy_model(checkpoint, str(training_args.output_dir))
+            say(
+                f"{checkpoint} is the end of this run: raise `max_steps` or `num_train_epochs` to train on, or set "
+                "`resume_from_checkpoint: false` to start anew."
+            )
+            return
+        check_output_dir(str(training_args.output_dir))
+        trainer_args = prepare(script_args, training_args, model_args, dataset_args)
+        from ..trainer import OPEFOTrainer
+
+        if checkpoint is not None and training_args.flow_entropy_target_ratio is not None:
+            read_state(checkpoint, "entropy_target")  # raises now what would end the training later
+        try:
+            trainer = OPEFOTrainer(**trainer_args)
+        except OSError as error:
+            raise ValueError(
+                f"`model_name_or_path` {trainer_args['model']} cannot be loaded (weights must be safetensors, unless "
+                f"`model_init_kwargs` holds `use_safetensors: false`): {error}"
+            ) from error
+        first = next(iter(trainer_args["train_dataset"]))["prompt"]
+        first = render(first, trainer.processing_class, **chat_template_kwargs(training_args))
+    except (ValueError, TypeError, OSError) as error:
+        fail(error)
+
+    say(f"First prompt: {first!r}")
+    for sentence in passed_over:
+        say(sentence)
+    if checkpoint is not None:
+        say(f"Resuming from {checkpoint}.")
+    try:
+        trainer.train(resume_from_checkpoint=checkpoint)
+        trainer.save_final_model()
+    except Exception as error:
+        if (reason := describe_failure(error, trainer.state.global_step)) is None:
+            raise
+        # From whichever process it happened in
+        print(f"{PROG}: error: {reason}", file=sys.stderr)
+        sys.exit(2)
+    say(f"Model saved to {training_args.output_dir}.")
+    if training_args.push_to_hub:
+        trainer.push_to_hub(dataset_name=script_args.dataset_name)
+    # Finish the trackers and leave the process group
+    trainer.accelerator.end_training()
+
+
+if __name__ == "__main__":
+    main()

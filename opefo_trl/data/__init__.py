@@ -1,0 +1,1 @@
+"""Datasets: loaded by name or file, and turned into prompts with their solutions."""

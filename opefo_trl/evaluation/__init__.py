@@ -1,0 +1,1 @@
+"""Completions drawn for math benchmarks, kept, scored and compared."""

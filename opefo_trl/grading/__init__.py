@@ -1,0 +1,1 @@
+"""Math answers: read from a completion, compared with the gold answer, and turned into rewards."""

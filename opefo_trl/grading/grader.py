@@ -1,0 +1,208 @@
+"""Whether a math answer equals the gold one, found out by processes that a hostile answer can only kill.
+
+math-verify can be kept busy for ever by a short text (`9^{9^{9^9}}`), and its own time limits need the main thread.
+So each worker is a process of its own, `python -m opefo_trl.grading.grader`, which imports neither torch nor the
+user's script, and lets a child do the reading: the kernel ends a child that takes too long, and the worker forks
+another.
+"""
+
+import json
+import logging
+import os
+import queue
+import signal
+import subprocess
+import sys
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache, lru_cache
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from typing import Any
+
+
+# Per answer. An ordinary one takes milliseconds; processor time does not depend on what else the machine does
+CPU_SECONDS = 1.0
+WALL_SECONDS = 5.0
+MEMORY_BYTES = 2 * 1024**3
+# A reader that has grown to this, by a leak or by one large answer, is replaced before it reads the next
+KEPT_BYTES = 1024**3
+MAX_WORKERS = 8
+
+
+class Grader:
+    """
+    Compares answers with golds in worker processes.
+
+    No answer takes more than `CPU_SECONDS` of a processor and `WALL_SECONDS` of a worker (twice that where the gold
+    itself is hostile), in whatever thread.
+
+    Args:
+        num_workers (`int`, *optional*):
+            Defaults to this process's share of the machine's cores, at most `MAX_WORKERS`.
+    """
+
+    def __init__(self, num_workers: int | None = None):
+        if num_workers is None:
+            processes_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+            num_workers = min(MAX_WORKERS, max(1, (os.cpu_count() or 1) // processes_here))
+        self.num_workers = num_workers
+        self._idle: queue.SimpleQueue[subprocess.Popen[str]] = queue.SimpleQueue()
+        self._threads = ThreadPoolExecutor(num_workers, thread_name_prefix="math-grader")
+        for _ in range(num_workers):
+            self._idle.put(_start_worker())
+
+    def grade(self, pairs: Iterable[tuple[str, str | None]]) -> list[float | None]:
+        """
+        Args:
+            pairs (`Iterable[tuple[str, str | None]]`):
+                Gold and answer, each LaTeX without its box; no answer is `None`.
+
+        Returns:
+            `list[float | None]`: 1.0 where they are equal, 0.0 where they are not, where the answer cannot be read and
+            where it is `None`; `None` where the gold cannot be read.
+
+        Raises:
+            `RuntimeError`: if the workers cannot run at all.
+        """
+        pairs = list(pairs)
+        different = list(dict.fromkeys(pairs))  # the completions of a group often agree
+        return list(map(dict(zip(different, self._threads.map(self._ask, different), strict=True)).get, pairs))
+
+    def _ask(self, pair: tuple[str, str | None]) -> float | None:
+        worker = self._idle.get()
+        try:
+            for _ in range(2):  # someone may have killed the worker since its last answer
+                try:
+                    worker.stdin.write(json.dumps(pair) + "\n")  # type: ignore[union-attr]
+                    worker.stdin.flush()  # type: ignore[union-attr]
+                    if reply := worker.stdout.readline():  # type: ignore[union-attr]
+                        return json.loads(reply)
+                except BrokenPipeError:
+                    pass
+                worker.kill()
+                worker = _start_worker()
+            raise RuntimeError(
+                "The processes that compare math answers end at once: run `python -m opefo_trl.grading.grader` to see "
+                "why."
+            )
+        finally:
+            self._idle.put(worker)
+
+
+@cache
+def shared_grader() -> Grader:
+    """The one pool of this process, started when it is first needed."""
+    return Grader()
+
+
+def _start_worker() -> subprocess.Popen[str]:
+    # It ends by itself when this process is gone, since then its stdin does
+    return subprocess.Popen(
+        [sys.executable, "-m", "opefo_trl.grading.grader"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+
+
+def serve() -> None:
+    """Answer each line of stdin, a pair as JSON, with a line on stdout: what one worker does."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the training, whose end ends this
+    logging.disable()  # math-verify's warnings print the whole text
+    _read("1")  # imports sympy and builds the parser once, not in every child
+    replies = sys.stdout
+    sys.stdout = sys.stderr
+    reader = _Reader()
+    for line in sys.stdin:
+        print(json.dumps(reader.compare(*json.loads(line))), file=replies, flush=True)
+
+
+class _Reader:
+    """Compares in a child process, and forks another one when an answer has killed it."""
+
+    def __init__(self) -> None:
+        self._fork()
+
+    def _fork(self) -> None:
+        fork = get_context("fork")
+        self._connection, far_end = fork.Pipe()
+        self._child = fork.Process(target=_compare_all, args=(far_end, self._connection), daemon=True)
+        self._child.start()
+        far_end.close()
+
+    def compare(self, gold: str, answer: str | None) -> float | None:
+        try:
+            return self._ask(gold, answer)
+        except TimeoutError:
+            pass
+        try:  # which of the two was it? A gold that can be read leaves the answer
+            return self._ask(gold, None)
+        except TimeoutError:
+            return None
+
+    def _ask(self, gold: str, answer: str | None) -> float | None:
+        """The child's reply. Raises `TimeoutError` if the pair kills it."""
+        for _ in range(2):  # it may have ended before: only its own clock proves the pair guilty at once
+            try:
+                self._connection.send_bytes(json.dumps((gold, answer)).encode())  # `send` would pickle
+                return json.loads(self._connection.recv_bytes())
+            except (EOFError, ConnectionError):
+                self._connection.close()
+                self._child.join()
+                exitcode = self._child.exitcode
+                self._fork()
+            if exitcode in (-signal.SIGPROF, -signal.SIGALRM):
+                break
+        raise TimeoutError
+
+
+def _compare_all(pairs: Connection, workers_end: Connection) -> None:
+    import resource  # not on every system, as little as `fork`
+
+    workers_end.close()  # so that this process sees the end of a worker that is killed
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    # No handler: the kernel itself ends the process, whatever it is busy with
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    while True:
+        try:
+            gold, answer = json.loads(pairs.recv_bytes())
+        except EOFError:
+            return
+        signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)
+        signal.setitimer(signal.ITIMER_REAL, WALL_SECONDS)
+        reply = _compare(gold, answer)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        pairs.send_bytes(json.dumps(reply).encode())
+        if resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 > KEPT_BYTES:
+            return
+
+
+def _compare(gold: str, answer: str | None) -> float | None:
+    from math_verify import verify
+
+    try:
+        gold_read = _read(gold)
+    except Exception:  # sympy raises all kinds
+        return None
+    if not gold_read:
+        return None
+    try:
+        return float(answer is not None and verify(gold_read, _read(answer), timeout_seconds=None))
+    except Exception:
+        return 0.0
+
+
+@lru_cache(maxsize=256)  # the golds of a batch; answers come and go
+def _read(latex: str) -> list[Any]:
+    from math_verify import LatexExtractionConfig, parse
+
+    config = LatexExtractionConfig(boxed_match_priority=0)
+    return parse(f"\\boxed{{{latex}}}", extraction_config=[config], parsing_timeout=None)
+
+
+if __name__ == "__main__":
+    try:
+        serve()
+    except BrokenPipeError:  # the training was killed while it waited for this reply
+        os._exit(1)

@@ -1,0 +1,104 @@
+"""What would ruin a run: infinite rewards, NaN in the policy, a reward function that fails."""
+
+import traceback
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate.logging import get_logger
+from accelerate.utils import operations
+
+
+if TYPE_CHECKING:
+    from trl import GRPOTrainer as Base
+else:
+    Base = object  # what the mixin is mixed with
+
+logger = get_logger(__name__)
+
+
+class RunStopped(RuntimeError):
+    """The training cannot go on; the message says in one sentence why and what to do."""
+
+
+class GuardedRollouts(Base):
+    """
+    Mixin for a [`~trl.GRPOTrainer`]: an infinite reward counts as no reward, and weights that are NaN or infinite stop
+    the run with a sentence. Exceptions of the user's own functions pass as they are.
+    """
+
+    # Completions of the last rollout batch, over all processes; a subclass may replace `_calculate_rewards`
+    _num_infinite: torch.Tensor | None = None
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        try:
+            return super()._generate_and_score_completions(inputs)
+        except RuntimeError as error:  # sampling from NaN is one
+            if all(parameter.isfinite().all() for parameter in self.model.parameters()):  # type: ignore[union-attr]
+                raise
+            raise RunStopped(
+                f"The model's weights are NaN or infinite at step {self.state.global_step}: go on from an earlier "
+                "checkpoint (`resume_from_checkpoint`) with a lower `learning_rate` or `max_grad_norm`."
+            ) from error
+
+    def _calculate_rewards(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        rewards = super()._calculate_rewards(*args, **kwargs)  # (B, rewards)
+        # Infinite rewards would make every advantage of the group NaN or infinite. NaN is TRL's "no reward"
+        infinite = rewards.isinf()
+        self._num_infinite = infinite.sum()
+        return rewards.masked_fill(infinite, torch.nan)
+
+
+def count_lost(inputs: dict[str, Any], mask: torch.Tensor) -> torch.Tensor:
+    """
+    Tokens of a micro-batch, masked ones too, at which TRL's loss is not finite: 0 times NaN is NaN in a masked sum.
+
+    Args:
+        inputs (`dict[str, Any]`):
+            Measured micro-batch.
+        mask (`torch.Tensor` of shape `(B, T)`):
+            1 where the token is trained.
+
+    Returns:
+        `torch.Tensor`, 0-d, float32.
+    """
+    in_loss = [inputs.get(name) for name in ("flow_logps", "ref_per_token_logps", "importance_sampling_ratio")]
+    is_finite = torch.stack([x.isfinite().expand_as(mask) for x in in_loss if x is not None]).all(0)  # (B, T)
+    return (~is_finite).float().sum()
+
+
+def check_counts(num_lost: float, num_infinite: float, step: int) -> None:
+    """
+    Say what the counts of a rollout batch mean for the run.
+
+    Raises:
+        `RunStopped`: if a token is lost.
+    """
+    if num_lost:
+        raise RunStopped(
+            f"The policy's log-probability, the reference's or the sampler's ratio is NaN or infinite for "
+            f"{num_lost:.0f} tokens at step {step}, and to train on them would make the weights NaN, too: go on from "
+            "an earlier checkpoint (`resume_from_checkpoint`) with a lower `learning_rate`, and with `bf16` rather "
+            "than `fp16`."
+        )
+    if num_infinite:
+        logger.warning(
+            f"A reward was infinite for {num_infinite:.0f} completions at step {step}; they count as not scored, as "
+            "if it had been None."
+        )
+
+
+def describe_failed_reward(error: Exception, step: int) -> str | None:
+    """
+    The sentence for an exception that a reward function raised, or TRL because of what the function returned; `None`
+    for any other exception.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    names = [frame.name for frame in frames]
+    # While the processes exchange their rewards, an exception means that another process is gone
+    if "_calculate_rewards" not in names or any(frame.filename == operations.__file__ for frame in frames):
+        return None
+    place = frames[-1]
+    return (
+        f"A reward function failed at step {step}, in {place.name} ({place.filename}, line {place.lineno}): "
+        f"{type(error).__name__}: {error}"
+    )

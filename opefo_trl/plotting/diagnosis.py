@@ -1,0 +1,67 @@
+"""In words what is wrong with a run, and which field to change."""
+
+import math
+
+import numpy as np
+
+from .runs import Run
+
+
+EDGE = 20  # "at the start" and "at the end" are means over the first and the last twentieth
+COLLAPSED_SHARE, COLLAPSED = 0.2, 0.05  # of the entropy at the start; in nats
+EXPLODED_SHARE, EXPLODED = 1.1, 2.0  # the same, and both: a model that starts high and stays there does not explode
+PINNED = 0.05  # |λ| below which a bound would not matter
+PINNED_STEPS = 3  # fewer equal values may be chance
+ZERO_STD = 0.7  # share of groups whose rewards are all alike
+
+
+def diagnose(run: Run) -> list[str]:
+    """
+    Say what is wrong with a run and which field to change; nothing about a healthy one.
+
+    Args:
+        run ([`Run`]):
+            The run. What it did not log is not judged.
+
+    Returns:
+        `list[str]`: one sentence per trouble.
+    """
+    found = []
+
+    def edges(metric: str) -> tuple[float, float]:
+        """Means at the start and at the end; NaN, which compares false, where there is nothing."""
+        values = run.values(metric)
+        width = max(1, len(values) // EDGE)
+        return (values[:width].mean(), values[-width:].mean()) if len(values) else (math.nan, math.nan)
+
+    start, end = edges("entropy")
+    if end < COLLAPSED or end < COLLAPSED_SHARE * start:
+        found.append(
+            f"entropy collapsed, {start:.2g} → {end:.2g} nats: set `flow_entropy_target` or "
+            "`flow_entropy_target_ratio` (with one set already, raise `flow_max_coefficient`), or lower "
+            "`learning_rate`."
+        )
+    if end > max(EXPLODED, EXPLODED_SHARE * start):
+        found.append(
+            f"entropy exploded, {start:.2g} → {end:.2g} nats: lower `learning_rate`, or lower "
+            "`flow_entropy_target` or `flow_entropy_target_ratio` (without one, set one)."
+        )
+    magnitudes = np.abs(run.values("entropy_flow/coefficient"))
+    last = magnitudes[-(len(magnitudes) // 4) :] if len(magnitudes) >= 4 else magnitudes[:0]
+    bound = magnitudes.max(initial=0.0)
+    # No log tells the bound; a real number that repeats is one. Means over `logging_steps` equal values round
+    pinned = np.isclose(last, bound, rtol=1e-6, atol=0.0)
+    if bound >= PINNED and pinned.sum() >= PINNED_STEPS and pinned.mean() > 0.5:
+        found.append(
+            f"λ is pinned at its bound of ±{bound:.2g} in {pinned.mean():.0%} of the last quarter: raise "
+            "`flow_max_coefficient`, lower `learning_rate`, or move `flow_entropy_target` (or "
+            "`flow_entropy_target_ratio`) nearer to the entropy."
+        )
+    zero_std = edges("frac_reward_zero_std")[1]
+    if zero_std > ZERO_STD:
+        found.append(
+            f"{zero_std:.0%} of the groups get the same reward for all completions and teach nothing (mean reward "
+            f"{edges('reward')[1]:.2g}): take harder data if nearly all are right, easier data if nearly none, or "
+            "raise `num_generations` or `temperature`."
+        )
+    return found

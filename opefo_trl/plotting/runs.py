@@ -1,0 +1,129 @@
+"""Runs read from their `trainer_state.json` alone, and grouped by seed; neither a model nor torch is loaded."""
+
+import json
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .panels import DRAWN, TARGET
+
+
+# Written out, since the modules that own these names load torch
+TRAINER_STATE = "trainer_state.json"
+# What the name of a run ends with for its seed alone: `grpo-seed1`, `grpo_seed1`, `grpo-s1`, or a folder `grpo/seed1`
+SEED = re.compile(r"[-_/]s(eed)?[-_]?\d+$")
+READ = {*DRAWN, TARGET, "frac_reward_zero_std"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """
+    The log of one training.
+
+    Args:
+        name (`str`):
+            How the user called it.
+        history (`dict[str, dict[int, float]]`):
+            Finite values of each metric by step; a metric that was not logged is absent.
+    """
+
+    name: str
+    history: dict[str, dict[int, float]]
+
+    def values(self, metric: str) -> np.ndarray:
+        """All values of one metric in the order of the steps, shape `(steps,)`; empty where there is none."""
+        return np.array([value for _, value in sorted(self.history.get(metric, {}).items())])
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """
+    Raises:
+        `ValueError`: if the file cannot be read or does not hold an object.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}.") from error
+    except ValueError as error:
+        raise ValueError(f"{path} is broken or cut off: it is not JSON ({error}).") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is not a trainer's: it holds no JSON object.")
+    return content
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def read_history(path: Path) -> dict[str, dict[int, float]]:
+    """The `history` of [`Run`]: logs of evaluations and of the training as a whole name no such metric"""
+    log = read_json(path).get("log_history")
+    if not isinstance(log, list) or not all(isinstance(entry, dict) for entry in log):
+        raise ValueError(f"{path} is not a trainer's: it holds no list `log_history`.")
+    history: dict[str, dict[int, float]] = {}
+    for entry in log:
+        if is_number(entry.get("step")):
+            for metric in READ & entry.keys():
+                if is_number(entry[metric]):
+                    history.setdefault(metric, {})[int(entry["step"])] = float(entry[metric])
+    return history
+
+
+def last_step(history: dict[str, dict[int, float]]) -> int:
+    return max((step for values in history.values() for step in values), default=0)
+
+
+def read_run(path: Path) -> Run:
+    """
+    Read a run from its folder, from one of its checkpoints, or from the file itself.
+
+    Args:
+        path (`Path`):
+            A `trainer_state.json`, or a folder that holds one or has it in a `checkpoint-*`. Of several, the one that
+            went furthest counts: a training that goes on writes checkpoints beside the state of its first end.
+
+    Returns:
+        [`Run`]
+
+    Raises:
+        `ValueError`: if there is no such file, it is broken, or it holds nothing to draw.
+    """
+    files = [path]
+    if not path.is_file():
+        if not path.is_dir():
+            raise ValueError(f"{path} does not exist.")
+        checkpoints = {
+            int(match[1]): folder
+            for folder in path.glob("checkpoint-*")
+            if (match := re.fullmatch(r"checkpoint-(\d+)", folder.name)) and (folder / TRAINER_STATE).is_file()
+        }
+        newest = [checkpoints[max(checkpoints)]] if checkpoints else []
+        files = [folder / TRAINER_STATE for folder in [path, *newest] if (folder / TRAINER_STATE).is_file()]
+        if not files:
+            raise ValueError(
+                f"{path} holds no {TRAINER_STATE}, nor does a checkpoint-* in it: name the `output_dir` of a run that "
+                "ended or saved a checkpoint."
+            )
+    history = max(map(read_history, files), key=last_step)
+    if not DRAWN & history.keys():
+        raise ValueError(f"{files[0]} logged no metric of GRPO, such as `entropy` or `reward`: nothing to draw.")
+    return Run(str(path), history)
+
+
+def group_by_seed(runs: dict[Path, Run]) -> dict[str, list[Run]]:
+    """
+    Put runs together that differ in the seed alone: in one folder, with names that are equal but for what [`SEED`]
+    matches. Labels are names of folders without the seed; where two groups would share one, their whole paths.
+    """
+    groups: dict[str, list[Run]] = {}
+    for path, run in runs.items():
+        # The file and the checkpoint say nothing that the folder of the run does not
+        path = path.parent if path.name == TRAINER_STATE else path
+        path = path.parent if path.name.startswith("checkpoint-") else path
+        groups.setdefault(SEED.sub("", path.as_posix()), []).append(run)
+    names = [Path(group).name for group in groups]
+    return {group if names.count(name) > 1 else name: groups[group] for name, group in zip(names, groups, strict=True)}

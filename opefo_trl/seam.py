@@ -1,0 +1,189 @@
+"""
+The proof, at each step, that the loss trains what OPEFO measured.
+
+At ratio 1 the gradient of every loss type of TRL with respect to ln p is −c·A', per token and up to terms that are
+known apart. So the derivative of the number that the loss returns shows whether advantages per token are used, whether
+c is right, whether the ratio is 1, and whether the log-probabilities are TRL's: whatever the release of TRL, and
+whatever a subclass does.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+import trl
+from accelerate.logging import get_logger
+from trl import GRPOTrainer
+
+from . import TESTED_TRL
+from .config import OPEFOConfig
+from .entropy_flow.projection import TokenFlow
+from .entropy_flow.weights import loss_gradient, spread_over_sequence
+from .guards import RunStopped
+
+
+if TYPE_CHECKING:
+    Base = GRPOTrainer
+else:
+    Base = object  # what the mixin is mixed with
+
+logger = get_logger(__name__)
+
+# Largest deviation, as a share of the largest −c·A'. Rounding gives about 1e-6, a broken seam more than 1e-2
+TOLERANCE = 1e-4
+
+
+class SeamProof(Base):
+    """
+    Mixin for a [`~trl.GRPOTrainer`]: keeps what its loss is made of, and compares the derivative of the loss with what
+    it must be. The largest deviation stays on the device until the trainer reads it.
+    """
+
+    args: OPEFOConfig
+    # Of the micro-batch that is being trained, (B, T) each
+    _loss_logps: torch.Tensor | None = None
+    _entropy_mask: torch.Tensor | None = None
+    _largest_error: torch.Tensor | None = None
+    _is_balanced = False
+    # Of the rollout batch
+    _measured_advantages: Sequence[torch.Tensor] = ()
+
+    def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> tuple:
+        outputs = super()._get_per_token_logps_and_entropies(*args, **kwargs)
+        if torch.is_grad_enabled():
+            self._loss_logps = outputs[0]
+        return outputs
+
+    def get_high_entropy_mask(self, entropies: torch.Tensor, mask: torch.Tensor, threshold: float) -> torch.Tensor:
+        kept = super().get_high_entropy_mask(entropies, mask, threshold)  # (B, T)
+        if self.args.runs_sequence_level_per_token:
+            kept = spread_over_sequence(kept, mask, self.args.loss_type) * mask  # (B, T)
+        self._entropy_mask = kept
+        return kept
+
+    def _prove_loss(self, loss: torch.Tensor, inputs: dict[str, Any]) -> None:
+        """
+        Compare the loss of one micro-batch with what it must be at ratio 1.
+
+        Args:
+            loss (`torch.Tensor`, 0-d):
+                Loss, with its graph.
+            inputs (`dict[str, Any]`):
+                Micro-batch that it was computed from, with the advantages A' that the loss got.
+        """
+        logps, self._loss_logps = self._loss_logps, None
+        if logps is None:
+            error = torch.full((), math.inf, device=loss.device)
+        else:
+            processes = self.accelerator.num_processes
+            expected = loss_gradient(inputs, self.args, processes, logps.detach(), self._entropy_mask)  # (B, T)
+            error = seam_error(loss, logps, expected / self.current_gradient_accumulation_steps)
+        self._largest_error = error if self._largest_error is None else torch.maximum(self._largest_error, error)
+
+    def _check_buffered(self, inputs: dict[str, Any], micro_batches: list[dict[str, Any]]) -> None:
+        """Raise [`RunStopped`] unless the batch to train on is one of those that TRL holds."""
+        if not any(inputs is micro_batch for micro_batch in micro_batches):
+            raise RunStopped(
+                f"`_prepare_inputs` of {defined_in(self, '_prepare_inputs')} returns batches that are not in "
+                "`_buffered_inputs`, so OPEFO cannot measure the rollout batch as a whole: make them in "
+                "`_generate_and_score_completions` instead."
+            )
+
+    def _check_recorded(self, chunks: list[TokenFlow]) -> None:
+        """Raise [`RunStopped`] unless a pass over the policy was recorded."""
+        if not chunks:
+            method = "_get_per_token_logps_and_entropies"
+            raise RunStopped(
+                f"`{method}` of {defined_in(self, method)} does not call the model with `fused_lm_head=True`, as "
+                "TRL's does, so OPEFO cannot measure the policy: call `super()` there."
+            )
+
+    def _check_measured(self, inputs: dict[str, Any]) -> None:
+        """Raise [`RunStopped`] unless the loss is about to get the advantages that were measured."""
+        if not any(inputs["advantages"] is measured for measured in self._measured_advantages):
+            raise RunStopped(
+                f"{type(self).__name__} hands `compute_loss` other advantages than OPEFO has measured, so λ is not "
+                "theirs: change them in `_generate_and_score_completions`, per token, as (B, T), if need be."
+            )
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Within, a loss of a subclass that fails on the shape `(B, T)` of the advantages is a [`RunStopped`]."""
+        try:
+            yield
+        except RuntimeError as error:
+            owner = defined_in(self, "_compute_loss")
+            if type(error) is not RuntimeError or owner == GRPOTrainer.__name__ or not self.args.balances:
+                raise
+            raise RunStopped(
+                f"The loss of {owner} fails on `advantages` of shape (B, T), which OPEFO hands it instead of (B,): "
+                f"take both, as TRL's loss does, or monitor alone with `flow_strength=0` and no target ({error})."
+            ) from error
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        self._is_balanced = False
+        loss = super().training_step(*args, **kwargs)
+        if not self._is_balanced:
+            raise RunStopped(
+                f"`compute_loss` of {defined_in(self, 'compute_loss')} does not call `super().compute_loss`, so the "
+                "entropy flow was not balanced: call it, or write `class Mine(EntropyFlowMixin, Theirs)`."
+            )
+        return loss
+
+
+def seam_error(loss: torch.Tensor, logps: torch.Tensor, expected: torch.Tensor) -> torch.Tensor:
+    """
+    Largest deviation of ∂loss/∂ln p from what it must be, as a share of the largest value that it must have.
+
+    The derivative goes from the loss back to ln p and no further: a few operations on `(B, T)` tensors.
+
+    Args:
+        loss (`torch.Tensor`, 0-d):
+            Loss of one micro-batch, with its graph, which is kept.
+        logps (`torch.Tensor` of shape `(B, T)`):
+            ln p in that graph.
+        expected (`torch.Tensor` of shape `(B, T)`):
+            What the derivative must be.
+
+    Returns:
+        `torch.Tensor`, 0-d, float32: infinite if the loss does not depend on `logps`.
+    """
+    gradient = None
+    if loss.requires_grad:
+        (gradient,) = torch.autograd.grad(loss, logps, retain_graph=True, allow_unused=True)
+    if gradient is None:
+        return torch.full((), math.inf, device=loss.device)
+    deviation, largest = (gradient - expected).abs().amax(), expected.abs().amax()
+    return torch.where(deviation == 0, 0.0, deviation / largest).float()
+
+
+def check_seam(error: float, trainer: object, is_monitor: bool, step: int) -> None:
+    """
+    Say what a [`seam_error`] means for the run.
+
+    Raises:
+        `RunStopped`: if it is beyond rounding, and the trainer balances. A monitor warns instead.
+    """
+    if error <= TOLERANCE:
+        return
+    found = (
+        f"The loss of {defined_in(trainer, '_compute_loss')} (TRL {trl.__version__}; OPEFO is tested with "
+        f"{' to '.join(TESTED_TRL)}) does not train what OPEFO measured: at step {step} its gradient is off by "
+        f"{error:.2g} of the largest −c·A'"
+    )
+    if is_monitor:
+        logger.warning(f"{found}, so the logged flows are those of GRPO's loss and not of this one.")
+        return
+    raise RunStopped(
+        f"{found}; it must use `advantages` of shape (B, T) as they are, weigh tokens as TRL's loss does, and take "
+        "log-probabilities from `_get_per_token_logps_and_entropies` (with `flow_strength=0` and no target OPEFO only "
+        "monitors, and leaves any loss as it is)."
+    )
+
+
+def defined_in(trainer: object, method: str) -> str:
+    """Name of the class that a trainer has a method from, apart from this package's."""
+    classes = [cls for cls in type(trainer).__mro__ if not cls.__module__.startswith(f"{__package__}.")]
+    return next(cls.__name__ for cls in classes if method in vars(cls))

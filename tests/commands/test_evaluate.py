@@ -1,0 +1,57 @@
+"""`opefo evaluate`: its processes, and what it refuses."""
+
+import json
+from pathlib import Path
+
+import pytest
+from evaluations import OPTIONS, ROWS, answer_with, make_folder, read, refuse, run
+
+from opefo_trl.commands import evaluate
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    return make_folder(tmp_path, monkeypatch)
+
+
+def test_two_processes_equal_one(folder, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(Path(evaluate.__file__).parents[2]))
+    assert run("one") == 0
+    assert run("two", "--num_processes", "2") == 0
+    shares = [(folder / "two" / f"completions-{rank}.jsonl").read_text().splitlines() for rank in (0, 1)]
+    assert sorted(shares[0] + shares[1]) == sorted((folder / "one" / "completions-0.jsonl").read_text().splitlines())
+    assert len(shares[0]) == 3 and len(shares[1]) == 2
+    assert read("two")["benchmarks"] == read("one")["benchmarks"]
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ("--output o", "Both `--model` and `--output` are needed"),
+        ("--model m", "Both `--model` and `--output` are needed"),
+        ("--model m --output o --benchmarks a=mine.jsonl a=short.jsonl", "names a benchmark twice"),
+        ("--model m --output o --benchmarks a=mine.jsonl --k 1 2", "`--k` holds 2 numbers for 1 benchmarks"),
+        (
+            "--model m --output o --benchmarks a=mine.jsonl --k 0",
+            "`--k`, `--max_tokens` and `--num_processes` must be",
+        ),
+        ("--model m --output o --benchmarks a=mine.jsonl --top_p 0", "`--top_p` in (0, 1]"),
+        ("--model ./m --output o --benchmarks a=mine.jsonl", "./m"),
+        ("--model model --output o --benchmarks a=mine.jsonl --prompt_template x", "`prompt_template` must be one of"),
+    ],
+)
+def test_refusals(folder, capsys, options, sentence):
+    assert sentence in refuse(capsys, *options.split())
+
+
+def test_other_settings_in_the_same_folder(folder, monkeypatch, capsys):
+    answer_with(monkeypatch, lambda problem: ["1"] * 4)
+    assert run("out") == 0
+    before = (folder / "out" / "results.json").read_text()
+    message = refuse(capsys, *OPTIONS, "--output", "out", "--temperature", "0.5", "--seed", "3")
+    assert "out holds completions that were drawn otherwise (temperature, seed): use another folder" in message
+    (folder / "mine.jsonl").write_text("\n".join(map(json.dumps, ROWS[1:])))
+    assert "that were drawn otherwise (problems): use another folder" in refuse(capsys, *OPTIONS, "--output", "out")
+    assert (folder / "out" / "results.json").read_text() == before
+    (folder / "out" / "settings.json").write_text("{")
+    assert "settings.json is broken" in refuse(capsys, *OPTIONS, "--output", "out")
