@@ -83,7 +83,7 @@ class EntropyFlowMixin(FlowMetrics, SeamProof, GuardedRollouts, WholeCheckpoints
     def _measure(self, micro_batches: list[dict[str, Any]]) -> None:
         """Run one no-gradient pass over micro-batches, and add ln p, H and s of their tokens to them."""
         # Images and token types, under the names that the batch and TRL's forward share
-        accepted = inspect.signature(super()._get_per_token_logps_and_entropies).parameters
+        accepted = inspect.signature(GRPOTrainer._get_per_token_logps_and_entropies).parameters
         # Dropout must not draw from the generator that GRPO samples with
         devices = [self.accelerator.device] if self.accelerator.device.type == "cuda" else []
         with (
