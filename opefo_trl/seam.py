@@ -57,11 +57,14 @@ class SeamProof(Base):
         return outputs
 
     def get_high_entropy_mask(self, entropies: torch.Tensor, mask: torch.Tensor, threshold: float) -> torch.Tensor:
-        kept = super().get_high_entropy_mask(entropies, mask, threshold)  # (B, T)
-        if self.args.runs_sequence_level_per_token:
-            kept = spread_over_sequence(kept, mask, self.args.loss_type) * mask  # (B, T)
-        self._entropy_mask = kept
-        return kept
+        self._entropy_mask = super().get_high_entropy_mask(entropies, mask, threshold)  # (B, T)
+        return self._entropy_mask
+
+    def _spread_high_entropy_mask(self, entropies: torch.Tensor, mask: torch.Tensor, threshold: float) -> torch.Tensor:
+        """`get_high_entropy_mask` as sequence-level importance sampling applies it, shape `(B, T)`."""
+        kept = type(self).get_high_entropy_mask(self, entropies, mask, threshold)  # (B, T)
+        self._entropy_mask = spread_over_sequence(kept, mask, self.args.loss_type) * mask  # (B, T)
+        return self._entropy_mask
 
     def _prove_loss(self, loss: torch.Tensor, inputs: dict[str, Any]) -> None:
         """

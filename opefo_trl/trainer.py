@@ -48,6 +48,7 @@ class EntropyFlowMixin(FlowMetrics, SeamProof, GuardedRollouts, WholeCheckpoints
         self.entropy_target = self.args.flow_entropy_target
         if self.args.runs_sequence_level_per_token:
             self.importance_sampling_level = "token"
+            self.get_high_entropy_mask = self._spread_high_entropy_mask  # type: ignore[method-assign]
             logger.warning("Strictly on-policy, sequence-level importance sampling is run per token: the same update.")
         self._unread: list[torch.Tensor] = []
 
