@@ -164,6 +164,7 @@ def read_state(checkpoint: str, name: str) -> Any:
 
 # A disk that is full or over its quota, and a file that is larger than a limit allows
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+TORCH_WRITER = ("PytorchStreamWriter failed", "iostream error")
 NOT_WRITABLE = {errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM, errno.ENOTEMPTY, errno.EISDIR, errno.ENOTDIR}
 
 
@@ -176,7 +177,7 @@ def how_to_write(error: BaseException | None) -> str | None:
     while error is not None:
         in_message = re.search(r"\(os error (\d+)\)", str(error))
         number = error.errno if isinstance(error, OSError) else int(in_message[1]) if in_message else None
-        if number in FULL or "PytorchStreamWriter failed" in str(error):
+        if number in FULL or any(message in str(error) for message in TORCH_WRITER):
             return "free some space"
         if number in NOT_WRITABLE:
             return "make the folder writable"

@@ -190,6 +190,7 @@ def raised_from(error, cause):
         # as safetensors and torch say it
         (RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"), "free some space"),
         (RuntimeError("[enforce fail] PytorchStreamWriter failed writing file data/0: file write"), "free some space"),
+        (RuntimeError("basic_ios::clear: iostream error"), "free some space"),
         (raised_from(RuntimeError("save failed"), OSError(errno.ENOSPC, "No space left")), "free some space"),
         (ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused"), None),
         (ConnectionError("hub unreachable"), None),
