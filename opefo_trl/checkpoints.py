@@ -171,8 +171,8 @@ NOT_WRITABLE = {errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM, errno.ENOTEMP
 def how_to_write(error: BaseException | None) -> str | None:
     """
     What to do about an exception that, itself or by its cause, says that a file could not be written; `None` for any
-    other exception. Libraries in Rust and C++ raise no `OSError`: safetensors puts the number into its message, and
-    torch names its writer.
+    other exception. Libraries in Rust and C++ raise no `OSError`: safetensors puts the number into its message,
+    and torch's writer has no number at all.
     """
     while error is not None:
         in_message = re.search(r"\(os error (\d+)\)", str(error))
