@@ -78,7 +78,10 @@ def independent_flow(trainer, batches, policy, temperature, entropy_target=None)
                 position = (1 - trainer.top_entropy_quantile) * (len(kept) - 1)
                 low = int(position)
                 threshold = kept[low] + (position - low) * (kept[min(low + 1, len(kept) - 1)] - kept[low])
-                weights = weights * (entropies >= threshold)
+                is_kept = (entropies >= threshold).double()  # (B, T)
+                if args.importance_sampling_level == "sequence" and trainer.loss_type not in ("cispo", "vespo"):
+                    is_kept = (is_kept * mask).sum(-1, keepdim=True) / lengths  # (B, 1), multiplies the sequence
+                weights = weights * is_kept
                 # a threshold that is a token's own entropy is so in any precision
                 distances = (kept - threshold).abs().tolist()
                 margin = min([margin, *distances[: low + (position > low)], *distances[low + 1 :]])
