@@ -5,6 +5,8 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -185,6 +187,17 @@ def how_to_write(error: BaseException | None) -> str | None:
     return None
 
 
+@contextmanager
+def writing(failure: str, consequence: str) -> Iterator[None]:
+    """Within, an exception of [`how_to_write`] becomes a [`RunStopped`] with its advice; others pass as they are."""
+    try:
+        yield
+    except Exception as error:
+        if (advice := how_to_write(error)) is None:
+            raise
+        raise RunStopped(f"{failure} ({error}): {advice}{consequence}") from error
+
+
 class FastForwardSampler(TrainerCallback):
     """
     Makes a resumed run see the prompts that an uninterrupted one sees. TRL's sampler draws one shuffle per epoch from
@@ -246,18 +259,12 @@ class WholeCheckpoints(Base):
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         step = self.state.global_step
         folder = Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{step}"
-        try:
+        consequence = ", and start again; the run goes on from the checkpoint before."
+        with writing(f"Checkpoint {folder} could not be written", consequence):
             if self.args.should_save:
                 # The trainer's state is written last, so its presence marks a whole checkpoint. Remove an old one
                 (folder / TRAINER_STATE_NAME).unlink(missing_ok=True)
             super()._save_checkpoint(model, trial)
-        except Exception as error:
-            if (advice := how_to_write(error)) is None:
-                raise
-            raise RunStopped(
-                f"Checkpoint {folder} could not be written ({error}): {advice}, and start again; the run goes on from "
-                "the checkpoint before."
-            ) from error
 
     # Of all that a checkpoint holds, only the trainer's own state is written after this
     def _save_rng_state(self, output_dir: str) -> None:
@@ -280,16 +287,10 @@ class WholeCheckpoints(Base):
         """
         output_dir = str(self.args.output_dir)
         unfinished = Path(output_dir) / UNFINISHED
-        try:
+        consequence = f"; the last checkpoint in {output_dir} holds it, too."
+        with writing(f"The model could not be saved to {output_dir}", consequence):
             self.save_model(str(unfinished))
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
                 move_up(unfinished)
             self.save_state()  # last, it tells that the model is there
-        except Exception as error:
-            if (advice := how_to_write(error)) is None:
-                raise
-            raise RunStopped(
-                f"The model could not be saved to {output_dir} ({error}): {advice}; the last checkpoint in "
-                f"{output_dir} holds it, too."
-            ) from error

@@ -37,12 +37,12 @@ class FlowMetrics(Base):
 
     args: OPEFOConfig
     entropy_target: float | None
-    _unread: list[torch.Tensor]
+    _unread: tuple[torch.Tensor, ...] = ()  # of each rollout batch, (8,)
     _largest_error: torch.Tensor | None
 
     def _keep_metrics(self, *values: torch.Tensor) -> None:
         """Keep the metrics in `NAMES`, the lost tokens and the infinite rewards of one rollout batch, 0-d each."""
-        self._unread.append(torch.stack(values))
+        self._unread += (torch.stack(values),)
 
     def _read_metrics(self) -> None:
         """
@@ -53,7 +53,7 @@ class FlowMetrics(Base):
             return
         error = self._unread[0].new_zeros(()) if self._largest_error is None else self._largest_error
         *rows, (seam_error, *_) = torch.stack([*self._unread, error.expand_as(self._unread[0])]).tolist()
-        self._unread, self._largest_error = [], None
+        self._unread, self._largest_error = (), None
         step, log = self.state.global_step, self._metrics["train"]
         for *metrics, num_lost, num_infinite in rows:
             check_counts(num_lost, num_infinite, step)

@@ -50,7 +50,6 @@ class EntropyFlowMixin(FlowMetrics, SeamProof, GuardedRollouts, WholeCheckpoints
             self.importance_sampling_level = "token"
             self.get_high_entropy_mask = self._spread_high_entropy_mask  # type: ignore[method-assign]
             logger.warning("Strictly on-policy, sequence-level importance sampling is run per token: the same update.")
-        self._unread: list[torch.Tensor] = []
 
     # Measure: TRL's own pass over the policy is recorded where it runs one, first of all passes
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:

@@ -103,6 +103,11 @@ def weights_after(trainer):
     return {name: value.clone() for name, value in trainer.model.state_dict().items()}
 
 
+def equal(one: dict, other: dict) -> bool:
+    """Whether two sets of weights are the same, bit for bit."""
+    return one.keys() == other.keys() and all(torch.equal(value, other[name]) for name, value in one.items())
+
+
 def relative_error(actual: dict, expected: dict) -> float:
     assert actual.keys() == expected.keys()
     difference = sum((actual[n] - expected[n]).square().sum() for n in actual)

@@ -7,7 +7,7 @@ import re
 
 import pytest
 import torch
-from conftest import PROMPTS, letter_reward, make_model, weights_after
+from conftest import PROMPTS, equal, letter_reward, make_model, weights_after
 from trl import GRPOConfig, GRPOTrainer
 
 from opefo_trl import OPEFOTrainer
@@ -16,10 +16,6 @@ from opefo_trl.guards import RunStopped, describe_failed_reward
 
 
 NASTY = [0.0, 1e-45, 1.0, 3e38, math.inf, math.nan]
-
-
-def equal(one, other):
-    return one.keys() == other.keys() and all(torch.equal(value, other[name]) for name, value in one.items())
 
 
 def rewards_with(value, rows):

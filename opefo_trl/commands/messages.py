@@ -16,8 +16,8 @@ def say(message: str, file: TextIO | None = None) -> None:
         print(message, file=file)
 
 
-def one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+def one_line(text: Exception | str) -> str:
+    return " ".join(str(text).split())
 
 
 def describe_failure(error: Exception, step: int) -> str | None:
@@ -25,7 +25,7 @@ def describe_failure(error: Exception, step: int) -> str | None:
     if isinstance(error, RunStopped):
         return one_line(error)
     if (sentence := describe_failed_reward(error, step)) is not None:
-        return " ".join(sentence.split())
+        return one_line(sentence)
     # A hub or a tracker that does not answer
     return f"{type(error).__name__} at step {step}: {one_line(error)}" if isinstance(error, OSError) else None
 
