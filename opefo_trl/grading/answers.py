@@ -14,41 +14,66 @@ MAX_ANSWER_LENGTH = 1000
 _BOX = re.compile(r"\\(?:boxed|fbox)\b\s*")
 _BARE_BOX = re.compile(r"-?\w+")  # MATH writes `\boxed 2` now and then
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)  # an escaped brace is text
-# DAPO-Math asks for a last line of this form. Stars are bold type: `**Answer:**` alone is the head of a paragraph
-_ANSWER_LINE = re.compile(r"^[ \t*]*answer[ \t*]*:[ \t*]*([^\s*].*?)[ \t\r*]*$", re.IGNORECASE | re.MULTILINE)
-_DOLLARS = re.compile(r"(?<!\\)\$")
+# Between two boxes that hold one answer together: `$\boxed{2}$ and $\boxed{3}$`, `x=\boxed{3}$ or $x=\boxed{-3}`
+_BETWEEN_BOXES = re.compile(
+    r"(?:[\s$]|\\[)\] ,;]|\\q?quad)*(?:,?\s*(?:\\text\s?\{\s*)?(?:and|or)\b(?:\s*\})?|[,;])?"
+    r"(?:[\s$]|\\[(\[ ,;]|\\q?quad)*(?:[A-Za-z](?:_\{?\w{1,9}\}?)?\s*=\s*)?"
+)
+MAX_BOXES = 20
+# DAPO-Math asks for a last line of this form. Stars are bold type, and `#` and `-` begin a heading and a list
+_ANSWER_LINE = re.compile(
+    r"^[ \t*#>-]*(?:the[ \t]+)?(?:final[ \t]+)?answer[ \t*]*:[ \t*]*([^\n]*?)[ \t\r*]*$", re.IGNORECASE | re.MULTILINE
+)
+_DELIMITERS = re.compile(r"(?<!\\)(?:\$|\\[()\[\]])")
 
 
-def last_boxed(text: str) -> str | None:
+def boxed_answer(text: str) -> str | None:
     r"""
-    Content of the last `\boxed{}` or `\fbox{}`.
+    The answer in the last `\boxed{}` or `\fbox{}` that holds anything, with those before it that belong to it.
+
+    Boxes belong together where only a comma, "and", "or" or a name such as `x =` stands between them.
 
     Args:
         text (`str`):
             Any text, hostile too: the time is linear in its length.
 
     Returns:
-        `str` or `None`: what stands between its braces; `None` without a box, and where the last one is never closed.
+        `str` or `None`: what stands between the braces, with commas between different boxes; `None` without a box,
+        and where the last one is never closed.
     """
-    boxes = list(_BOX.finditer(text))
-    if not boxes:
-        return None
-    start = boxes[-1].end()
+    found: list[str] = []
+    next_start = len(text)
+    for box in list(_BOX.finditer(text))[: -MAX_BOXES - 1 : -1]:
+        content, end = _box_content(text, box.end())
+        if content is None:
+            break
+        if end <= next_start and (not found or _BETWEEN_BOXES.fullmatch(text, end, next_start)):
+            if content and content not in found:
+                found.append(content)
+            next_start = box.start() if found else next_start
+        else:
+            break
+    return ", ".join(reversed(found)) if found else None
+
+
+def _box_content(text: str, start: int) -> tuple[str | None, int]:
+    """What stands in the box whose braces begin here, and where it ends; `None` if it is never closed."""
     if text[start : start + 1] != "{":
         bare = _BARE_BOX.match(text, start)
-        return bare.group() if bare else None
+        return (bare.group(), bare.end()) if bare else (None, start)
     depth = 0
     for brace in _BRACE.finditer(text, start):
         depth += {"{": 1, "}": -1}.get(brace.group(), 0)
         if depth == 0:
-            return text[start + 1 : brace.start()].strip()
-    return None
+            return text[start + 1 : brace.start()].strip(), brace.end()
+    return None, len(text)
 
 
 def completion_answer(text: str) -> str | None:
     r"""
     The answer that a completion gives: its last `\boxed{}`, or, if it has no box at all, its last line of the form
-    `Answer: 34`, of those that start within its last `MAX_ANSWER_LENGTH` characters.
+    `Answer: 34` (or `### Final Answer: 34`, or `Answer:` before the last line), of those that start within its last
+    `MAX_ANSWER_LENGTH` characters.
 
     Args:
         text (`str`):
@@ -58,13 +83,20 @@ def completion_answer(text: str) -> str | None:
         `str` or `None`: LaTeX of at most `MAX_ANSWER_LENGTH` characters, its braces closed; `None` if the completion
         gives no answer.
     """
-    if _BOX.search(text):
-        answer = last_boxed(text) or ""
-    else:
-        # Not a slice of the text, whose first characters need not begin a line
-        answer = (_ANSWER_LINE.findall(text, max(0, len(text) - MAX_ANSWER_LENGTH)) or [""])[-1]
-    answer = _DOLLARS.sub("", answer).strip()
+    answer = (boxed_answer(text) or "") if _BOX.search(text) else _answer_line(text)
+    answer = _DELIMITERS.sub("", answer).strip()
     return answer if len(answer) <= MAX_ANSWER_LENGTH and _fits_a_box(answer) else None
+
+
+def _answer_line(text: str) -> str:
+    # Not a slice of the text, whose first characters need not begin a line
+    for line in reversed(list(_ANSWER_LINE.finditer(text, max(0, len(text) - MAX_ANSWER_LENGTH)))):
+        if answer := _DELIMITERS.sub("", line[1]).strip():
+            return answer
+        rest = _DELIMITERS.sub("", text[line.end() :]).strip(" \t\r\n*")
+        if rest and "\n" not in rest:
+            return rest
+    return ""
 
 
 def gold_answer(value: Any) -> str | None:
@@ -74,8 +106,8 @@ def gold_answer(value: Any) -> str | None:
     Args:
         value (`Any`):
             A text (`34`, `$34$`, `\boxed{34}`, a worked solution with boxes, of which the last counts, or with GSM8K's
-            `#### 34`), a number (27.0 is 27), a list of these, or the text of a list (`"['9.6\n']"`). The text
-            `[0, 1]` stays an interval.
+            `#### 34`), a number (27.0 is 27), `True` or `False`, a list of these, or the text of a list
+            (`"['9.6\n']"`). The text `[0, 1]` stays an interval.
 
     Returns:
         `str` or `None`: LaTeX, its braces closed, several answers with commas between; `None` if there is no answer.
@@ -86,7 +118,9 @@ def gold_answer(value: Any) -> str | None:
     if isinstance(value, (list, tuple)):
         answers = [gold_answer(item) for item in value]
         return ", ".join(answers) if answers and None not in answers else None  # type: ignore[arg-type]
-    if isinstance(value, int) and not isinstance(value, bool):
+    if isinstance(value, bool):
+        return str(value)
+    if isinstance(value, int):
         return f"{Decimal(value):f}"  # `normalize` would round it to 28 digits, and `str` refuses 5,000
     if isinstance(value, float) and math.isfinite(value):
         # In full: `1e-05` would be read as e minus 5. NumPy's floats have another `repr`
@@ -102,14 +136,14 @@ def boxed(value: Any) -> str | None:
 
 def _text_answer(text: str) -> str | None:
     if _BOX.search(text):
-        text = last_boxed(text) or ""
-    answer = _DOLLARS.sub("", text).rsplit("####", 1)[-1].strip()
+        text = boxed_answer(text) or ""
+    answer = _DELIMITERS.sub("", text).rsplit("####", 1)[-1].strip()
     return answer if _fits_a_box(answer) else None
 
 
 def _fits_a_box(answer: str) -> bool:
     r"""Whether `\boxed{}` around it ends behind it: around `34}, or 35` it would be read as 34."""
-    return answer != "" and last_boxed(rf"\boxed{{{answer}}}") == answer
+    return answer != "" and boxed_answer(rf"\boxed{{{answer}}}") == answer
 
 
 def _list_in(text: str) -> list | None:

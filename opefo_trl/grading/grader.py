@@ -1,7 +1,7 @@
 """Whether a math answer equals the gold one, found out by processes that a hostile answer can only kill.
 
-math-verify can be kept busy for ever by a short text (`9^{9^{9^9}}`), and its own time limits need the main thread.
-So each worker is a process of its own, `python -m opefo_trl.grading.grader`, which imports neither torch nor the
+SymPy can be kept busy for ever by a short text (`9^{9^{9^9}}`), and math-verify's time limits need the main thread. So
+each worker is a process of its own, `python -m opefo_trl.grading.grader`, which imports neither torch nor the
 user's script, and lets a child do the reading: the kernel ends a child that takes too long, and the worker forks
 another.
 """
@@ -15,10 +15,13 @@ import subprocess
 import sys
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache, lru_cache
+from dataclasses import asdict
+from functools import cache
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
-from typing import Any
+
+from .equality import equal, is_text_alone
+from .policy import DEFAULT_POLICY, Policy
 
 
 # Per answer. An ordinary one takes milliseconds; processor time does not depend on what else the machine does
@@ -28,6 +31,10 @@ MEMORY_BYTES = 2 * 1024**3
 # A reader that has grown to this, by a leak or by one large answer, is replaced before it reads the next
 KEPT_BYTES = 1024**3
 MAX_WORKERS = 8
+# Formulas of most kinds. The parser remembers what it has seen of its grammar, and every child begins with that
+_WARMING_UP = (
+    r"-\frac{3x^2+1}{2}, \sqrt[3]{2}(x-1)\sin(2x), e^{-x}+\log_2 x, (-\infty,3]\cup[4,5), a_1+|b|!, 2.5\cdot 3"
+)
 
 
 class Grader:
@@ -52,29 +59,52 @@ class Grader:
         for _ in range(num_workers):
             self._idle.put(_start_worker())
 
-    def grade(self, pairs: Iterable[tuple[str, str | None]]) -> list[float | None]:
+    def grade(self, pairs: Iterable[tuple[str, str | None]], policy: Policy = DEFAULT_POLICY) -> list[float | None]:
         """
         Args:
             pairs (`Iterable[tuple[str, str | None]]`):
                 Gold and answer, each LaTeX without its box; no answer is `None`.
+            policy (`Policy`, *optional*):
+                What users differ on.
 
         Returns:
             `list[float | None]`: 1.0 where they are equal, 0.0 where they are not, where the answer cannot be read and
-            where it is `None`; `None` where the gold cannot be read.
+            where it is `None`; `None` where there is no gold, or it takes too long to read.
 
         Raises:
             `RuntimeError`: if the workers cannot run at all.
         """
-        pairs = list(pairs)
-        different = list(dict.fromkeys(pairs))  # the completions of a group often agree
-        return list(map(dict(zip(different, self._threads.map(self._ask, different), strict=True)).get, pairs))
+        return [None if reply is None else reply["reward"] for reply in self._replies(pairs, policy)]
 
-    def _ask(self, pair: tuple[str, str | None]) -> float | None:
+    def text_alone(self, golds: Iterable[str]) -> list[bool]:
+        """
+        Whether only the same spelling can equal a gold (see [`~equality.is_text_alone`]).
+
+        Args:
+            golds (`Iterable[str]`):
+                LaTeX without its box.
+
+        Returns:
+            `list[bool]`: `True` also where a gold takes too long to read.
+
+        Raises:
+            `RuntimeError`: if the workers cannot run at all.
+        """
+        pairs = [(gold, None) for gold in golds]
+        return [reply is None or reply["is_text_alone"] for reply in self._replies(pairs, DEFAULT_POLICY)]
+
+    def _replies(self, pairs: Iterable[tuple[str, str | None]], policy: Policy) -> list[dict | None]:
+        requests = [json.dumps([gold, answer, asdict(policy)]) for gold, answer in pairs]
+        different = list(dict.fromkeys(requests))  # the completions of a group often agree
+        replies = dict(zip(different, self._threads.map(self._ask, different), strict=True))
+        return [replies[request] for request in requests]
+
+    def _ask(self, request: str) -> dict | None:
         worker = self._idle.get()
         try:
             for _ in range(2):  # someone may have killed the worker since its last answer
                 try:
-                    worker.stdin.write(json.dumps(pair) + "\n")  # type: ignore[union-attr]
+                    worker.stdin.write(request + "\n")  # type: ignore[union-attr]
                     worker.stdin.flush()  # type: ignore[union-attr]
                     if reply := worker.stdout.readline():  # type: ignore[union-attr]
                         return json.loads(reply)
@@ -104,15 +134,15 @@ def _start_worker() -> subprocess.Popen[str]:
 
 
 def serve() -> None:
-    """Answer each line of stdin, a pair as JSON, with a line on stdout: what one worker does."""
+    """Answer each line of stdin, a request as JSON, with a line on stdout: what one worker does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the training, whose end ends this
     logging.disable()  # math-verify's warnings print the whole text
-    _read("1")  # imports sympy and builds the parser once, not in every child
+    is_text_alone(_WARMING_UP)  # imports SymPy and the parser once, not in every child
     replies = sys.stdout
     sys.stdout = sys.stderr
     reader = _Reader()
     for line in sys.stdin:
-        print(json.dumps(reader.compare(*json.loads(line))), file=replies, flush=True)
+        print(json.dumps(reader.reply(*json.loads(line))), file=replies, flush=True)
 
 
 class _Reader:
@@ -124,25 +154,25 @@ class _Reader:
     def _fork(self) -> None:
         fork = get_context("fork")
         self._connection, far_end = fork.Pipe()
-        self._child = fork.Process(target=_compare_all, args=(far_end, self._connection), daemon=True)
+        self._child = fork.Process(target=_reply_to_all, args=(far_end, self._connection), daemon=True)
         self._child.start()
         far_end.close()
 
-    def compare(self, gold: str, answer: str | None) -> float | None:
+    def reply(self, gold: str, answer: str | None, policy: dict) -> dict | None:
         try:
-            return self._ask(gold, answer)
+            return self._ask(gold, answer, policy)
         except TimeoutError:
             pass
         try:  # which of the two was it? A gold that can be read leaves the answer
-            return self._ask(gold, None)
+            return self._ask(gold, None, policy)
         except TimeoutError:
             return None
 
-    def _ask(self, gold: str, answer: str | None) -> float | None:
+    def _ask(self, gold: str, answer: str | None, policy: dict) -> dict | None:
         """The child's reply. Raises `TimeoutError` if the pair kills it."""
         for _ in range(2):  # it may have ended before: only its own clock proves the pair guilty at once
             try:
-                self._connection.send_bytes(json.dumps((gold, answer)).encode())  # `send` would pickle
+                self._connection.send_bytes(json.dumps((gold, answer, policy)).encode())  # `send` would pickle
                 return json.loads(self._connection.recv_bytes())
             except (EOFError, ConnectionError):
                 self._connection.close()
@@ -154,7 +184,7 @@ class _Reader:
         raise TimeoutError
 
 
-def _compare_all(pairs: Connection, workers_end: Connection) -> None:
+def _reply_to_all(requests: Connection, workers_end: Connection) -> None:
     import resource  # not on every system, as little as `fork`
 
     workers_end.close()  # so that this process sees the end of a worker that is killed
@@ -165,40 +195,28 @@ def _compare_all(pairs: Connection, workers_end: Connection) -> None:
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     while True:
         try:
-            gold, answer = json.loads(pairs.recv_bytes())
+            gold, answer, policy = json.loads(requests.recv_bytes())
         except EOFError:
             return
         signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)
         signal.setitimer(signal.ITIMER_REAL, WALL_SECONDS)
-        reply = _compare(gold, answer)
+        reply = _reply(gold, answer, Policy(**policy))
         signal.setitimer(signal.ITIMER_PROF, 0)
         signal.setitimer(signal.ITIMER_REAL, 0)
-        pairs.send_bytes(json.dumps(reply).encode())
+        requests.send_bytes(json.dumps(reply).encode())
         if resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 > KEPT_BYTES:
             return
 
 
-def _compare(gold: str, answer: str | None) -> float | None:
-    from math_verify import verify
-
-    try:
-        gold_read = _read(gold)
-    except Exception:  # sympy raises all kinds
-        return None
-    if not gold_read:
+def _reply(gold: str, answer: str | None, policy: Policy) -> dict | None:
+    if not gold:
         return None
     try:
-        return float(answer is not None and verify(gold_read, _read(answer), timeout_seconds=None))
-    except Exception:
-        return 0.0
-
-
-@lru_cache(maxsize=256)  # the golds of a batch; answers come and go
-def _read(latex: str) -> list[Any]:
-    from math_verify import LatexExtractionConfig, parse
-
-    config = LatexExtractionConfig(boxed_match_priority=0)
-    return parse(f"\\boxed{{{latex}}}", extraction_config=[config], parsing_timeout=None)
+        if answer is None:
+            return {"reward": 0.0, "is_text_alone": is_text_alone(gold)}
+        return {"reward": float(equal(gold, answer, policy))}
+    except Exception:  # SymPy raises all kinds
+        return {"reward": 0.0, "is_text_alone": True}
 
 
 if __name__ == "__main__":

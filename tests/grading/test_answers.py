@@ -6,7 +6,7 @@ import warnings
 import numpy as np
 import pytest
 
-from opefo_trl.grading.answers import MAX_ANSWER_LENGTH, boxed, completion_answer, gold_answer, last_boxed
+from opefo_trl.grading.answers import MAX_ANSWER_LENGTH, boxed, boxed_answer, completion_answer, gold_answer
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,11 @@ from opefo_trl.grading.answers import MAX_ANSWER_LENGTH, boxed, completion_answe
         (r"\boxed{}", None),
         (r"\boxed{34", None),
         (None, None),
-        (True, None),
+        (True, "True"),
+        (False, "False"),
+        (r"so $x=\boxed{3}$ or $x=\boxed{-3}$", "3, -3"),
+        (r"\(34\)", "34"),
+        (r"\[34\]", "34"),
         (float("nan"), None),
         ([], None),
         (["1", None], None),
@@ -73,13 +77,31 @@ def test_gold_spellings(value, answer):
         (r"\boxed {4}", "4"),
         (r"\boxed{$5$}", "5"),
         (r"\boxed{1} and then \boxed{2", None),  # cut: what it wanted to say last is unknown
+        (r"It is \boxed{7}, as asked in \boxed{}.", "7"),
+        (r"\boxed{7}\boxed{ }", "7"),
+        (r"$\boxed{2}$ and $\boxed{3}$", "2, 3"),
+        (r"$x_1=\boxed{2}$, or $x_{2} = \boxed{3}$", "2, 3"),
+        (r"\[\boxed{2} \quad \text{and} \quad \boxed{3}\]", "2, 3"),
+        (r"\boxed{2}; \boxed{3}; \boxed{5}", "2, 3, 5"),
+        (r"\boxed{2} \boxed{2}", "2"),
+        (r"\boxed{2} plus \boxed{3}", "3"),
+        (r"\boxed{2}. So \boxed{3}", "3"),
         (r"Answer: 7, that is \boxed{8}", "8"),
         ("First 3.\nAnswer: 6\n**Answer:** $7$ \n", "7"),
         ("ANSWER : 7", "7"),
         ("Answer: **7**\r\n", "7"),
         ("The answer is 7.", None),
         ("Answer: 7\n**Answer:**", "7"),  # the head of a paragraph, which gives no answer
-        ("**Answer:**\n\n7", None),
+        ("**Answer:**\n\n7", "7"),
+        ("Answer:\n\\[\n7\n\\]", "7"),
+        ("Answer:\n7\n8", None),
+        ("Final Answer: 7", "7"),
+        ("The final answer: 7", "7"),
+        ("### Answer: 7", "7"),
+        ("- Answer: 7", "7"),
+        ("**Final Answer:** **7**", "7"),
+        (r"Answer: \(7\)", "7"),
+        ("My answer: 7", None),
         ("Answer: 7}, or 8", None),  # in a box it would be 7
         ("Answer: 7{", None),
         ("The answer: 7" + "!" * (MAX_ANSWER_LENGTH - len("answer: 7")), None),  # the last characters begin mid-line
@@ -102,8 +124,8 @@ def test_escapes_that_python_does_not_know_are_no_warning():
 
 
 def test_box_that_is_left_open():
-    assert last_boxed(r"\boxed{a{b}") is None
-    assert last_boxed(r"\boxed") is None
+    assert boxed_answer(r"\boxed{a{b}") is None
+    assert boxed_answer(r"\boxed") is None
 
 
 @pytest.mark.parametrize(
@@ -113,6 +135,8 @@ def test_box_that_is_left_open():
         r"\boxed{" * 15_000,
         r"\boxed{" + "{" * 100_000 + "1" + "}" * 100_001,
         r"\boxed" * 20_000,
+        r"\boxed{" * 15_000 + r"\boxed{}",
+        r"\boxed{}" * 15_000,
         r"\boxed" + " " * 100_000,
         r"\boxed{" + "\\" * 100_000,
         "answer:" * 15_000,

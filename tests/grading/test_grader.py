@@ -12,6 +12,7 @@ import pytest
 
 from opefo_trl.grading import grader
 from opefo_trl.grading.grader import Grader
+from opefo_trl.grading.policy import Policy
 
 
 @pytest.fixture(scope="module")
@@ -65,9 +66,26 @@ def test_hostile_answers_are_worth_nothing_and_stop_nothing(two_workers):
     assert two_workers.grade([("5", "5"), ("5", "6")]) == [1.0, 0.0], "the workers go on"
 
 
-def test_hostile_gold_is_no_gold(two_workers):
-    gold = "(" * 1600  # five times as long as a reader may take; 400 take about that
+def test_hostile_golds_end_in_time_and_equal_themselves(two_workers):
+    began = time.monotonic()
+    assert two_workers.grade([(gold, "5") for gold in HOSTILE]) == [0.0] * len(HOSTILE)
+    assert two_workers.grade([(gold, gold) for gold in HOSTILE]) == [1.0] * len(HOSTILE)
+    assert time.monotonic() - began < len(HOSTILE) * grader.WALL_SECONDS / 2
+
+
+def test_gold_that_takes_too_long_to_read_is_no_gold(two_workers):
+    gold = "x^{" * 120 + "x" + "}" * 120
     assert two_workers.grade([(gold, "5"), (gold, None), ("5", "5")]) == [None, None, 1.0]
+
+
+def test_golds_that_are_text_alone(two_workers):
+    assert two_workers.text_alone(["34", "All of them are odd.", "x", r"\frac{"]) == [False, True, False, True]
+
+
+def test_policy(two_workers):
+    pairs = [("5", "5.04"), ("5 cm", "5"), ("5, 6", "5")]
+    assert two_workers.grade(pairs) == [0.0, 1.0, 0.0]
+    assert two_workers.grade(pairs, Policy(tolerance=0.01, units="required", several_golds="any")) == [1.0, 0.0, 1.0]
 
 
 def test_outside_the_main_thread(two_workers):
@@ -106,7 +124,8 @@ def test_killed_workers_are_replaced():
 def test_a_reader_that_has_grown_is_replaced():
     script = (
         "import opefo_trl.grading.grader as grader\ngrader.KEPT_BYTES = {}\nreader, pids = grader._Reader(), []\n"
-        "for answer in '565':\n    print(reader.compare('5', answer))\n    pids.append(reader._child.pid)\n"
+        "for answer in '565':\n    print(reader.reply('5', answer, {{}})['reward'])\n"
+        "    pids.append(reader._child.pid)\n"
         "print(len(set(pids)))"
     )
     for kept, processes in (("0", "3"), ("grader.KEPT_BYTES", "1")):
@@ -141,7 +160,7 @@ def test_workers_that_cannot_run(monkeypatch):
 
 def test_workers_import_neither_torch_nor_trl():
     code = (
-        "import sys, opefo_trl.grading.grader as g; g._read('1'); "
+        "import sys, opefo_trl.grading.grader as g; g.equal('x+1', '1+x'); "
         "print(sorted({'torch', 'transformers'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"

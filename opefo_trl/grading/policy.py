@@ -1,0 +1,37 @@
+"""What users of a math reward differ on."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Policy:
+    """
+    What users of a math reward differ on.
+
+    Args:
+        tolerance (`float`, *optional*, defaults to `0.0`):
+            Relative distance within which two numbers are equal, for example 0.01 for golds that are rounded.
+        units (`str`, *optional*, defaults to `"optional"`):
+            With `"required"`, the answer must have the gold's unit, and no unit where the gold has none.
+        several_golds (`str`, *optional*, defaults to `"all"`):
+            With `"any"`, one of several gold answers is enough.
+
+    Raises:
+        `ValueError`: if a value is none of these.
+    """
+
+    tolerance: float = 0.0
+    units: Literal["optional", "required"] = "optional"
+    several_golds: Literal["all", "any"] = "all"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.tolerance < 1:
+            raise ValueError(f"`tolerance` is {self.tolerance}, but must be at least 0 and below 1, such as 0.01.")
+        if self.units not in ("optional", "required"):
+            raise ValueError(f"`units` is {self.units!r}: set it to 'optional' or 'required'.")
+        if self.several_golds not in ("all", "any"):
+            raise ValueError(f"`several_golds` is {self.several_golds!r}: set it to 'all' or 'any'.")
+
+
+DEFAULT_POLICY = Policy()
