@@ -29,6 +29,7 @@ INPUTS = {
     "growth": 8_000,
     "memory": 2_000,
     "reward": 3_000,
+    "changed": 20_000,
 }
 CORPUS = Path(__file__).parents[2] / "tests" / "corpus"
 MAX_LENGTH = {"countdown": 80, "growth": 40, "memory": 40, "reward": 400}  # bytes; 4,096 for the others
@@ -55,7 +56,9 @@ def fuzz(target: str, inputs: int | None, seconds: float | None, seed: int, find
         raise ImportError(
             f"atheris cannot be imported ({error}): install it with `pip install -e '.[fuzz]'`."
         ) from error
-    with atheris.instrument_imports(include=["opefo_trl.grading.answers", "examples.countdown.countdown"]):
+    with atheris.instrument_imports(
+        include=["opefo_trl.grading.answers", "opefo_trl.grading.latex", "examples.countdown.countdown"]
+    ):
         from benchmarks.reliability import properties
     check = getattr(properties, f"check_{target}")
     finds.mkdir(parents=True, exist_ok=True)

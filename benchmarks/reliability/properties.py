@@ -4,22 +4,24 @@ Each property takes one text and raises an `AssertionError` that says what is wr
 that are the same for every text. The references are slow, plain loops that share no line with the package.
 """
 
-import ast
-import re
+import random
 import subprocess
 import sys
 import tempfile
 import time
 import tracemalloc
 from collections.abc import Callable
-from fractions import Fraction
 from functools import cache
 from typing import IO, Any
 from unittest.mock import patch
 
-from examples.countdown.countdown import MAX_EXPRESSION_LENGTH, countdown_reward, evaluate, is_solution
+from examples.countdown.countdown import countdown_reward, evaluate, is_solution
 from opefo_trl.grading.answers import MAX_ANSWER_LENGTH, boxed, completion_answer, gold_answer
+from opefo_trl.grading.equality import equal
 from opefo_trl.grading.grader import Grader
+
+from .changes import draw_change
+from .readers import countdown_value, fits_a_box, has_box, last_answer_line, last_boxes, without_delimiters
 
 
 # What texts are made of, beside single characters: everything that the readers look for, and its near misses
@@ -27,6 +29,8 @@ FRAGMENTS = [
     *("\\boxed{", "\\boxed", "\\fbox{", "\\boxed 7", "boxed{", "{", "}", "\\{", "\\}", "\\\\", "\\", "$", "\\$", "$$"),
     *(
         "Answer:",
+        "Final Answer:",
+        "###",
         "\nAnswer: 34",
         "\n**Answer:** ",
         "answer",
@@ -85,6 +89,11 @@ FRAGMENTS = [
         "<",
         "\\in",
         "\\quad",
+        " and ",
+        ", or $x_1=",
+        "\\(",
+        "\\]",
+        "\\boxed{}",
         "~",
         ";",
     ),
@@ -99,75 +108,15 @@ GOLD = "-987654321"
 GROWTH_LENGTH = 20_000
 
 
-def last_box(text: str) -> str | None:
-    r"""Content of the last `\boxed{}` or `\fbox{}`, without regular expressions."""
-    for start in range(len(text) - 1, -1, -1):
-        name = next((name for name in ("\\boxed", "\\fbox") if text.startswith(name, start)), None)
-        place = start + len(name or "")
-        if name is None or (place < len(text) and (text[place].isalnum() or text[place] == "_")):
-            continue
-        while place < len(text) and text[place].isspace():
-            place += 1
-        if not text.startswith("{", place):
-            end = place + text.startswith("-", place)
-            word = end
-            while end < len(text) and (text[end].isalnum() or text[end] == "_"):
-                end += 1
-            return text[place:end] if end > word else None
-        depth, position = 0, place
-        while position < len(text):
-            if text[position] == "\\":
-                position += 1
-            elif text[position] == "{":
-                depth += 1
-            elif text[position] == "}":
-                depth -= 1
-                if depth == 0:
-                    return text[place + 1 : position].strip()
-            position += 1
-        return None
-    return None
-
-
-def has_box(text: str) -> bool:
-    for name in ("\\boxed", "\\fbox"):
-        for rest in text.split(name)[1:]:
-            if not (rest[:1].isalnum() or rest[:1] == "_"):
-                return True
-    return False
-
-
-def last_answer_line(text: str) -> str:
-    """What stands behind `Answer:` on the last such line that starts near enough to the end."""
-    found, start = "", 0
-    for line in text.split("\n"):
-        label, colon, rest = line.partition(":")
-        rest = rest.lstrip(" \t*").rstrip(" \t\r*")
-        is_near = start >= len(text) - MAX_ANSWER_LENGTH
-        if colon and is_near and label.strip(" \t*").casefold() == "answer" and rest and not rest[0].isspace():
-            found = rest
-        start += len(line) + 1
-    return found
-
-
-def without_dollars(text: str) -> str:
-    return "".join(c for c, before in zip(text, " " + text, strict=False) if c != "$" or before == "\\")
-
-
-def fits_a_box(answer: str) -> bool:
-    """Whether a box around the answer ends behind it, and not within it or never."""
-    return last_box(f"\\boxed{{{answer}}}") == answer
-
-
 def check_completion(text: str) -> None:
     """The answer in a completion is the one that the rule says, and garbage before an answer does not hide it."""
-    raw = (last_box(text) or "") if has_box(text) else last_answer_line(text)
-    expected: str | None = without_dollars(raw).strip()
+    raw = (last_boxes(text) or "") if has_box(text) else last_answer_line(text)
+    expected: str | None = without_delimiters(raw).strip()
     if not expected or len(expected) > MAX_ANSWER_LENGTH or not fits_a_box(expected):
         expected = None
     answer = completion_answer(text)
     assert answer == expected, f"the answer is misread: {answer!r}, not {expected!r}"
-    found = completion_answer(text + "\\boxed{34}")
+    found = completion_answer(text + ". \\boxed{34}")
     assert found == "34", f"a box behind it is not found: {found!r}"
     if not has_box(text):
         found = completion_answer(text + "\nAnswer: 34")
@@ -186,37 +135,6 @@ def check_gold(text: str) -> None:
     digits = "".join(c for c in text if c in "0123456789")
     for number in (int(digits[:60]), int((400 * digits)[:400])) if digits else ():
         assert gold_answer(number) == gold_answer(f"[{number}]") == str(number), f"a number is misread: {number}"
-
-
-def countdown_value(text: str) -> tuple[Fraction, list[int]] | None:
-    """Value and numbers of a Countdown expression by Python's own parser, `None` where it is none."""
-    digits = re.findall(r"\d+", text)
-    if len(text) > MAX_EXPRESSION_LENGTH or not set(text) <= set("0123456789+-*()"):
-        return None
-    if any(number != "0" and number[0] == "0" for number in digits):
-        return None
-    try:
-        tree = ast.parse(text, mode="eval").body
-    except SyntaxError:
-        return None
-
-    def value(node: ast.expr) -> Fraction:
-        if isinstance(node, ast.Constant) and type(node.value) is int:
-            return Fraction(node.value)
-        if isinstance(node, ast.BinOp):
-            left, right = value(node.left), value(node.right)
-            if isinstance(node.op, ast.Add):
-                return left + right
-            if isinstance(node.op, ast.Sub):
-                return left - right
-            if isinstance(node.op, ast.Mult):
-                return left * right
-        raise ValueError
-
-    try:
-        return value(tree), [int(number) for number in digits]
-    except ValueError:
-        return None
 
 
 def check_countdown(text: str) -> None:
@@ -276,6 +194,14 @@ def check_memory(unit: str) -> None:
             assert peak < 1000 * len(text) + 100_000, f"too much memory: {peak} bytes for {len(text)} characters"
 
 
+def check_changed(text: str) -> None:
+    """A gold equals its other spelling and, with one digit, sign, letter, unit or base changed, nothing of itself."""
+    change = draw_change(random.Random(text))
+    assert equal(change.gold, change.same), f"a right answer is refused: {change.same!r} for {change.gold!r}"
+    for one, other in ((change.gold, change.changed), (change.changed, change.gold)):
+        assert not equal(one, other), f"a changed {change.kind} is not seen: {other!r} for {one!r}"
+
+
 # What a worker runs here: the grader, which says on stderr whatever SymPy evaluates that is no number
 WATCHED_WORKER = r"""
 import re, sys
@@ -314,7 +240,7 @@ def math_reward(completions: list[str], solution: list[Any]) -> list[float | Non
 
 def check_reward(text: str) -> None:
     """Rewards through a worker process: exact, repeatable, whatever the neighbours, and never by accident."""
-    completions = [text, text + "\\boxed{34}", text, "\\boxed{34}", text]
+    completions = [text, text + ". \\boxed{34}", text, "\\boxed{34}", text]
     solution = [GOLD, "34", None, 34, text]
     rewards = math_reward(completions, solution)
     assert all(reward is None or type(reward) is float and reward in (0.0, 1.0) for reward in rewards), (

@@ -16,6 +16,7 @@ from trl.scripts.grpo import GRPOScriptArguments
 
 from ..config import OPEFOConfig
 from ..data.prompts import TEMPLATES
+from ..grading.policy import Policy
 from .messages import PROG
 
 
@@ -39,6 +40,12 @@ class OPEFOScriptArguments(GRPOScriptArguments):
             System message to put first; makes a text prompt conversational.
         conversational (`bool`, *optional*, defaults to `False`):
             Whether to turn a text prompt into a user message, so that the model's chat template is applied.
+        math_reward_tolerance (`float`, *optional*, defaults to `0.0`):
+            Relative distance within which `math_reward` takes two numbers for equal, for example 0.01.
+        math_reward_units (`str`, *optional*, defaults to `"optional"`):
+            With `"required"`, `math_reward` wants the gold's unit in the answer, and none where the gold has none.
+        math_reward_several_golds (`str`, *optional*, defaults to `"all"`):
+            With `"any"`, one of several gold answers is enough for `math_reward`.
         dry_run (`bool`, *optional*, defaults to `False`):
             Whether to check everything and train nothing.
     """
@@ -71,9 +78,27 @@ class OPEFOScriptArguments(GRPOScriptArguments):
         default=False,
         metadata={"help": "Turn a text prompt into a user message, so that the model's chat template is applied."},
     )
+    math_reward_tolerance: float = field(
+        default=0.0,
+        metadata={"help": "Relative distance within which `math_reward` takes two numbers for equal, such as 0.01."},
+    )
+    math_reward_units: str = field(
+        default="optional",
+        metadata={
+            "help": "With 'required', `math_reward` wants the gold's unit in the answer, and none where it has none."
+        },
+    )
+    math_reward_several_golds: str = field(
+        default="all", metadata={"help": "With 'any', one of several gold answers is enough for `math_reward`."}
+    )
     dry_run: bool = field(default=False, metadata={"help": "Check everything and train nothing."})
 
     def __post_init__(self):
+        for name in ("tolerance", "units", "several_golds"):
+            try:
+                Policy(**{name: getattr(self, f"math_reward_{name}")})
+            except ValueError as error:
+                raise ValueError(str(error).replace(f"`{name}`", f"`math_reward_{name}`")) from None
         if isinstance(self.dataset_filter, str):
             try:
                 self.dataset_filter = json.loads(self.dataset_filter)
@@ -84,6 +109,10 @@ class OPEFOScriptArguments(GRPOScriptArguments):
                 "`dataset_filter` must be JSON of column names with values, as in "
                 f'\'{{"level": ["Level 4", "Level 5"]}}\', but it is {self.dataset_filter!r}.'
             )
+
+    @property
+    def math_reward_policy(self) -> Policy:
+        return Policy(self.math_reward_tolerance, self.math_reward_units, self.math_reward_several_golds)  # type: ignore[arg-type]
 
 
 def make_parser(config_class: type[OPEFOConfig] = OPEFOConfig) -> TrlParser:

@@ -23,7 +23,8 @@ from trl.trainer.utils import get_callable_name
 
 from ..config import OPEFOConfig
 from ..data.prompts import prompt_length, render
-from ..grading.answers import MAX_ANSWER_LENGTH
+from ..grading.answers import MAX_ANSWER_LENGTH, gold_answer
+from ..grading.golds import describe_text_golds
 from .arguments import OPEFOScriptArguments, parse
 from .memory import GIB, Sharding, estimate_memory
 from .messages import PROG, fail, say
@@ -207,6 +208,9 @@ def _check_golds(rows: list[dict], script_args: OPEFOScriptArguments) -> list[st
     golds = [row["solution"] for row in rows]
     unreadable = sum(gold is None or len(gold) > MAX_ANSWER_LENGTH for gold in golds)
     say(f"Gold answers: {unreadable} of {len(golds)} rows have none that can be read; such rows train nothing")
+    if "math_reward" in (script_args.reward_funcs or []):
+        answers = [answer for gold in golds if gold is not None and (answer := gold_answer(gold)) is not None]
+        say(f"Gold answers: {describe_text_golds(answers)}")
     if unreadable < len(golds) / 2:
         return []
     return [

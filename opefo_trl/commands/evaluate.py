@@ -11,7 +11,8 @@ from ..data.prompts import TEMPLATES
 from ..evaluation.comparison import compare
 from ..evaluation.completions import draw, settings_of
 from ..evaluation.math_benchmarks import BENCHMARKS, load_benchmark
-from ..evaluation.results import format_scores, score
+from ..evaluation.results import format_scores, policy_of, score
+from ..grading.golds import describe_text_golds
 
 
 PROG = "opefo evaluate"
@@ -47,6 +48,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--dtype", default="auto", help="of the weights (default: auto)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--num_processes", type=int, default=1, help="GPUs, each with a model of its own (default: 1)")
+    parser.add_argument("--math_reward_tolerance", type=float, default=0.0, help="as in training (default: 0)")
+    parser.add_argument("--math_reward_units", default="optional", help="as in training: optional or required")
+    parser.add_argument("--math_reward_several_golds", default="all", help="as in training: all or any")
     parser.add_argument("--compare", nargs=2, type=Path, metavar="DIR", help="two evaluations of the same problems")
     return parser
 
@@ -80,6 +84,7 @@ def check(args: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
             "`--k`, `--max_tokens` and `--num_processes` must be at least 1, `--temperature` at least 0, and "
             "`--top_p` in (0, 1]."
         )
+    policy_of(args)
     args.backend = pick_backend(args.backend)
     args.batch_size = args.batch_size or (1024 if args.backend == "vllm" else 64)
     if args.batch_size < 1:
@@ -131,6 +136,8 @@ def main(argv: list[str]) -> int:
             draw(args, benchmarks)
         else:
             launch(args)
+        for name, problems in benchmarks.items():
+            print(f"{name}: {describe_text_golds([problem['gold'] for problem in problems])}")
         results = score(args, benchmarks)
     except (ValueError, OSError) as error:
         print(f"{PROG}: error: {' '.join(str(error).split())}", file=sys.stderr)

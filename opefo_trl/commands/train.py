@@ -14,7 +14,7 @@ from trl import DatasetMixtureConfig, ModelConfig, get_peft_config, get_quantiza
 from ..checkpoints import copy_model, is_finished, is_saved, read_state, resume_point
 from ..config import OPEFOConfig
 from ..data.datasets import keep_rows, load_splits, pick_split
-from ..data.prompts import drop_long_prompts, render, to_prompts
+from ..data.prompts import check_bos, drop_long_prompts, render, to_prompts
 from .arguments import OPEFOScriptArguments, parse
 from .messages import PROG, describe_failure, fail, say
 
@@ -85,7 +85,8 @@ def prepare(
         raise ValueError("No dataset: set `dataset_name` to a file, a folder or a name on the hub.")
 
     max_completion_length = cast(int, training_args.max_completion_length)
-    rewards: list[Any] = [load_reward(name, max_completion_length) for name in script_args.reward_funcs or []]
+    policy = script_args.math_reward_policy
+    rewards: list[Any] = [load_reward(name, max_completion_length, policy) for name in script_args.reward_funcs or []]
     name = script_args.dataset_name or "mixture"
     if dataset_args.datasets:
         splits = get_dataset(dataset_args)
@@ -116,8 +117,11 @@ def prepare(
         )
 
     train_dataset = prompts("dataset_train_split")
+    first = next(iter(train_dataset))
     for reward in rewards:
-        check_reward(reward, next(iter(train_dataset)))
+        check_reward(reward, first)
+    if isinstance(first["prompt"], str):  # a chat template is known to the tokenizer
+        check_bos(first["prompt"], load_tokenizer(model_args, training_args))
     if script_args.reward_model_name_or_path:
         rewards.insert(0, script_args.reward_model_name_or_path)
     if training_args.reward_weights is not None and len(training_args.reward_weights) != len(rewards):
@@ -179,6 +183,13 @@ def main(args: list[str] | None = None) -> None:
         fail(error)
 
     say(f"First prompt: {first!r}")
+    if script_args.dataset_solution_column is not None and not script_args.dataset_streaming:
+        missing = trainer_args["train_dataset"]["solution"][:].count(None)
+        if missing:
+            say(
+                f"{missing} of {len(trainer_args['train_dataset'])} rows have no gold answer in column "
+                f"{script_args.dataset_solution_column!r}: they train nothing."
+            )
     for sentence in passed_over:
         say(sentence)
     if checkpoint is not None:

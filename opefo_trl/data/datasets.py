@@ -7,6 +7,8 @@ from datasets import DatasetDict, IterableDatasetDict, load_dataset, load_from_d
 
 
 LOADERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
+# In a table, `NA` and `None` are answers like others
+OPTIONS = {"csv": {"keep_default_na": False}}
 
 
 def load_splits(name: str, config: str | None = None, streaming: bool = False) -> DatasetDict | IterableDatasetDict:
@@ -32,7 +34,12 @@ def load_splits(name: str, config: str | None = None, streaming: bool = False) -
         if path.is_file():
             if path.suffix not in LOADERS:
                 raise ValueError(f"its ending is none of {', '.join(LOADERS)}")
-            return load_dataset(LOADERS[path.suffix], data_files=name, streaming=streaming)
+            if path.stat().st_size == 0:
+                raise ValueError("it is empty")
+            loader = LOADERS[path.suffix]
+            if loader != "parquet":
+                _check_encoding(path)
+            return load_dataset(loader, data_files=name, streaming=streaming, **OPTIONS.get(loader, {}))
         if (path / "dataset_dict.json").is_file():
             return load_from_disk(name)
         if (path / "dataset_info.json").is_file():
@@ -40,7 +47,20 @@ def load_splits(name: str, config: str | None = None, streaming: bool = False) -
         return load_dataset(name, name=config, streaming=streaming)
     except Exception as error:  # `datasets` raises many kinds, for a bad row as for a missing folder
         reason = " ".join(str(error.__cause__ or error).split())
-        raise ValueError(f"Dataset {name} could not be loaded: {reason}") from error
+        if "corresponds to no data" in reason:
+            reason = "it holds no rows"
+        raise ValueError(f"Dataset {name} could not be loaded: {reason}.") from error
+
+
+def _check_encoding(path: Path) -> None:
+    """Raise a `ValueError` where a file is not UTF-8: `datasets` would fail at the row, in the middle of a run."""
+    with path.open(encoding="utf-8") as file:
+        try:
+            while file.read(1 << 20):
+                pass
+        except UnicodeDecodeError as error:
+            reason = f"it is not UTF-8 ({error}): convert it, for example with `iconv -f latin1 -t utf8`"
+            raise ValueError(reason) from None
 
 
 def pick_split(splits: DatasetDict | IterableDatasetDict, split: str, field: str, name: str) -> Any:

@@ -121,6 +121,19 @@ def drop_long_prompts(dataset: Any, tokenizer: Any, max_length: int, name: str, 
     return kept
 
 
+def check_bos(prompt: str | list[dict[str, Any]], tokenizer: Any, **chat_template_kwargs: Any) -> None:
+    """
+    Raises:
+        `ValueError`: if a prompt begins with two tokens for the beginning of a text, its own and the tokenizer's.
+    """
+    bos = tokenizer.bos_token_id
+    if bos is not None and prompt_ids(prompt, tokenizer, **chat_template_kwargs)[:2] == [bos, bos]:
+        raise ValueError(
+            f"The prompts begin with two {tokenizer.bos_token}, since the tokenizer adds one to the one in the text: "
+            "remove it from `prompt_template` or from the dataset's prompts."
+        )
+
+
 def prompt_length(prompt: str | list[dict[str, Any]], tokenizer: Any, **chat_template_kwargs: Any) -> int:
     """Tokens of a prompt as the model sees it."""
     return len(prompt_ids(prompt, tokenizer, **chat_template_kwargs))

@@ -14,12 +14,13 @@ from zlib import crc32
 from datasets import Dataset
 from tqdm.auto import tqdm
 
-from ..data.prompts import prompt_ids, render, to_prompts
+from ..data.prompts import check_bos, prompt_ids, render, to_prompts
 
 
 def settings_of(args: argparse.Namespace) -> dict[str, Any]:
-    """What the completions depend on: all but where they are kept and how many processes draw them."""
-    return {name: value for name, value in vars(args).items() if name not in ("output", "compare", "num_processes")}
+    """What the completions depend on: not where they are kept, how many processes draw them, how they are scored."""
+    others = ("output", "compare", "num_processes")
+    return {name: v for name, v in vars(args).items() if name not in others and not name.startswith("math_reward_")}
 
 
 def make_batches(num_problems: int, k: int, batch_size: int) -> list[list[int]]:
@@ -64,6 +65,7 @@ def draw(args: argparse.Namespace, benchmarks: dict[str, list[dict[str, Any]]]) 
         sampler: Any = VLLMSampler(args.model, how, args.dtype)
     else:
         sampler = TransformersSampler(args.model, how, args.dtype, args.batch_size)
+    check_bos(missing[0][3][0], sampler.tokenizer)
     path = args.output / f"completions-{rank}.jsonl"
     kept = path.read_text() if path.exists() else ""
     if not kept.endswith("\n"):

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
 
@@ -9,6 +10,7 @@ from datasets import Dataset
 
 from ..grading.answers import completion_answer
 from ..grading.grader import shared_grader
+from ..grading.policy import Policy
 from .completions import read_batches, settings_of
 from .scores import average, summarize
 
@@ -16,6 +18,11 @@ from .scores import average, summarize
 def versions() -> dict[str, str]:
     packages = ("opefo_trl", "transformers", "torch", "math-verify")
     return {package: version(package) for package in packages}
+
+
+def policy_of(args: argparse.Namespace) -> Policy:
+    """What the options say users differ on. Raises `ValueError` if one has none of its values."""
+    return Policy(args.math_reward_tolerance, args.math_reward_units, args.math_reward_several_golds)
 
 
 def is_right(problem: dict[str, Any], answer: str | None, reward: float | None) -> bool:
@@ -30,7 +37,9 @@ def is_right(problem: dict[str, Any], answer: str | None, reward: float | None) 
 def score(args: argparse.Namespace, benchmarks: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     """Score all that is drawn; writes `results.json` and `completions.parquet`, and returns the results."""
     batches = list(read_batches(args.output))
-    results: dict[str, Any] = {"settings": settings_of(args), "versions": versions(), "benchmarks": {}}
+    policy = policy_of(args)
+    settings = {**settings_of(args), "math_reward": asdict(policy)}
+    results: dict[str, Any] = {"settings": settings, "versions": versions(), "benchmarks": {}}
     table = []
     for name, problems in benchmarks.items():
         samples: dict[int, list[Any]] = {}
@@ -45,7 +54,7 @@ def score(args: argparse.Namespace, benchmarks: dict[str, list[dict[str, Any]]])
             for problem, answers in zip(problems, all_answers, strict=True)
             for answer in answers
         ]
-        rewards = iter(shared_grader().grade(pairs))
+        rewards = iter(shared_grader().grade(pairs, policy))
         scored = []
         for number, (problem, answers) in enumerate(zip(problems, all_answers, strict=True)):
             scored.append(

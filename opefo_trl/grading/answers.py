@@ -14,11 +14,10 @@ MAX_ANSWER_LENGTH = 1000
 _BOX = re.compile(r"\\(?:boxed|fbox)\b\s*")
 _BARE_BOX = re.compile(r"-?\w+")  # MATH writes `\boxed 2` now and then
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)  # an escaped brace is text
-# Between two boxes that hold one answer together: `$\boxed{2}$ and $\boxed{3}$`, `x=\boxed{3}$ or $x=\boxed{-3}`
-_BETWEEN_BOXES = re.compile(
-    r"(?:[\s$]|\\[)\] ,;]|\\q?quad)*(?:,?\s*(?:\\text\s?\{\s*)?(?:and|or)\b(?:\s*\})?|[,;])?"
-    r"(?:[\s$]|\\[(\[ ,;]|\\q?quad)*(?:[A-Za-z](?:_\{?\w{1,9}\}?)?\s*=\s*)?"
-)
+# Between two boxes that hold one answer together, as in `$x=\boxed{3}$ or $x=\boxed{-3}$`, stands a list of these
+# when what only moves ink is taken away
+_INK = re.compile(r"\\q?quad|\\[()\[\] ,;]|\\text|[\s${}]")
+_LISTING = re.compile(r"(?:[,;]|,?(?:and|or))?(?:[A-Za-z](?:_\w{1,9})?=)?")
 MAX_BOXES = 20
 # DAPO-Math asks for a last line of this form. Stars are bold type, and `#` and `-` begin a heading and a list
 _ANSWER_LINE = re.compile(
@@ -47,7 +46,7 @@ def boxed_answer(text: str) -> str | None:
         content, end = _box_content(text, box.end())
         if content is None:
             break
-        if end <= next_start and (not found or _BETWEEN_BOXES.fullmatch(text, end, next_start)):
+        if end <= next_start and (not found or _LISTING.fullmatch(_INK.sub("", text[end:next_start]))):
             if content and content not in found:
                 found.append(content)
             next_start = box.start() if found else next_start

@@ -9,6 +9,7 @@ from dataclasses import replace
 from .formulas import read_formula, rounds_to, same_by_math_verify, same_equations, same_inequalities
 from .latex import GREEK, Words, latex
 from .notations import is_based, is_marked, same_in_notation
+from .numbers import number
 from .policy import DEFAULT_POLICY, Policy
 from .reading import BRACKETS, TABLES, Formula, Item, Side, bracket, cells, elements, read, substituted
 from .words import canonical, choice, is_approximately, is_unit, plain
@@ -55,7 +56,7 @@ def _is_text(piece: Formula | Words) -> bool:
     inner = elements(group) if group else None
     if inner is not None:
         return any(_is_text(element) for item in inner for side in item.sides for element in side)
-    return read_formula(piece.latex) is None and not is_based(piece.latex)
+    return not number(piece.latex) and not is_based(piece.latex) and read_formula(piece.latex) is None
 
 
 class _Comparison:

@@ -1,10 +1,11 @@
-"""`math_reward`, and reward functions by name or dotted path, checked before anything is loaded."""
+"""The math reward, and reward functions by name or dotted path, checked before anything is loaded."""
 
 import importlib
 import inspect
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 from trl import rewards as trl_rewards
@@ -12,6 +13,7 @@ from trl.trainer.utils import get_callable_name
 
 from .answers import completion_answer, gold_answer
 from .grader import shared_grader
+from .policy import DEFAULT_POLICY, Policy
 
 
 TRL_REWARDS = ("accuracy_reward", "reasoning_accuracy_reward", "think_format_reward", "get_soft_overlong_punishment")
@@ -21,38 +23,60 @@ TRL_MESSAGE_REWARDS = ("accuracy_reward", "reasoning_accuracy_reward", "think_fo
 TRL_ARGUMENTS = ("prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric")
 
 
-def math_reward(
-    completions: list[str] | list[list[dict[str, Any]]],
-    solution: list[Any],
-    log_metric: Callable[[str, float], None] | None = None,
-    **kwargs,
-) -> list[float | None]:
+def get_math_reward(
+    tolerance: float = 0.0, units: str = "optional", several_golds: str = "all"
+) -> Callable[..., list[float | None]]:
     r"""
-    Reward function for [`~trl.GRPOTrainer`]: 1.0 for an answer that math-verify finds equal to the gold one.
+    Reward function for [`~trl.GRPOTrainer`]: 1.0 for an answer that equals the gold one.
 
-    The answer is the completion's last `\boxed{}`; without any box, its last line of the form `Answer: 34`. It is read
-    in worker processes (see [`~grader.Grader`]), so that no answer can stop the training, from whatever thread.
+    The answer is the completion's last `\boxed{}`; without any box, its last line of the form `Answer: 34`. It is
+    compared in worker processes (see [`~grader.Grader`]), so that no answer can stop the training, from whatever
+    thread. docs/math_reward.md has the rules.
 
     Args:
-        completions (`list[str]` or `list[list[dict[str, Any]]]`):
-            Texts, or lists of messages, of which the last one counts.
-        solution (`list[Any]`):
-            Gold answers, in any spelling that [`~answers.gold_answer`] reads.
-        log_metric (`Callable[[str, float], None]`, *optional*):
-            TRL's. Logs `math_reward/answered`, the share of completions that give an answer at all: near 0 with a
-            wrong prompt template or too short a `max_completion_length`.
-        **kwargs:
-            The other columns, which TRL passes too.
+        tolerance (`float`, *optional*, defaults to `0.0`):
+            Relative distance within which two numbers are equal, for example 0.01 for golds that are rounded.
+        units (`str`, *optional*, defaults to `"optional"`):
+            With `"required"`, the answer must have the gold's unit, and no unit where the gold has none.
+        several_golds (`str`, *optional*, defaults to `"all"`):
+            With `"any"`, one of several gold answers is enough.
 
     Returns:
-        `list[float | None]`: 1.0 or 0.0 (also where no answer can be read), and `None` where no gold can be read: TRL
-        leaves such a row out.
+        `Callable`: a function named `math_reward`. It takes `completions` (texts, or lists of messages, of which the
+        last one counts) and the column `solution` (gold answers, in any spelling that [`~answers.gold_answer`] reads),
+        and returns 1.0 or 0.0 (also where no answer can be read) for each, and `None` where there is no gold: TRL
+        leaves such a row out. It logs `math_reward/answered`, the share of completions that give an answer at all:
+        near 0 with a wrong prompt template or too short a `max_completion_length`.
+
+    Raises:
+        `ValueError`: if an argument has none of its values.
+
+    Example:
+
+    ```python
+    trainer = OPEFOTrainer(model, get_math_reward(tolerance=0.01), args, dataset)
+    ```
     """
-    answers = [completion_answer(_text(completion)) for completion in completions]
-    if log_metric is not None and answers:
-        log_metric("math_reward/answered", sum(answer is not None for answer in answers) / len(answers))
-    golds = [gold_answer(value) for value in solution]
-    return shared_grader().grade([(gold or "", answer) for gold, answer in zip(golds, answers, strict=True)])
+    policy = Policy(tolerance, units, several_golds)  # type: ignore[arg-type]
+
+    def math_reward(
+        completions: list[str] | list[list[dict[str, Any]]],
+        solution: list[Any],
+        log_metric: Callable[[str, float], None] | None = None,
+        **kwargs,
+    ) -> list[float | None]:
+        answers = [completion_answer(_text(completion)) for completion in completions]
+        if log_metric is not None and answers:
+            log_metric("math_reward/answered", sum(answer is not None for answer in answers) / len(answers))
+        golds = [gold_answer(value) for value in solution]
+        return shared_grader().grade(
+            [(gold or "", answer) for gold, answer in zip(golds, answers, strict=True)], policy
+        )
+
+    return math_reward
+
+
+math_reward = get_math_reward()
 
 
 def _text(completion: str | list[dict[str, Any]]) -> str:
@@ -64,7 +88,7 @@ def _text(completion: str | list[dict[str, Any]]) -> str:
     return "".join(part.get("text") or "" for part in content)  # a list of typed parts
 
 
-def load_reward(name: str, max_completion_length: int) -> Callable[..., Any]:
+def load_reward(name: str, max_completion_length: int, policy: Policy = DEFAULT_POLICY) -> Callable[..., Any]:
     """
     Find a reward function.
 
@@ -74,6 +98,8 @@ def load_reward(name: str, max_completion_length: int) -> Callable[..., Any]:
             too.
         max_completion_length (`int`):
             In tokens. `"get_soft_overlong_punishment"` punishes within its last fifth.
+        policy (`Policy`, *optional*):
+            For `"math_reward"`.
 
     Raises:
         `ValueError`: if there is no such function or its module cannot be imported.
@@ -81,7 +107,7 @@ def load_reward(name: str, max_completion_length: int) -> Callable[..., Any]:
     if name == "get_soft_overlong_punishment":
         return trl_rewards.get_soft_overlong_punishment(max_completion_length, max_completion_length // 5)
     if name == "math_reward":
-        return math_reward
+        return math_reward if policy == DEFAULT_POLICY else get_math_reward(**asdict(policy))
     if "." not in name:
         if name not in TRL_REWARDS:
             raise ValueError(

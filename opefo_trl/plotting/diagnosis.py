@@ -34,6 +34,12 @@ def diagnose(run: Run) -> list[str]:
         width = max(1, len(values) // EDGE)
         return (values[:width].mean(), values[-width:].mean()) if len(values) else (math.nan, math.nan)
 
+    for metric, steps in run.broken.items():
+        count = len(steps) + len(run.history.get(metric, {}))
+        found.append(
+            f"`{metric}` is NaN or infinite in {len(steps)} of {count} logged steps, first at step {steps[0]}, and "
+            "not drawn there: train in bf16 or fp32 instead of fp16, or lower `learning_rate`."
+        )
     start, end = edges("entropy")
     if end < COLLAPSED or end < COLLAPSED_SHARE * start:
         found.append(

@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +29,13 @@ class Run:
             How the user called it.
         history (`dict[str, dict[int, float]]`):
             Finite values of each metric by step; a metric that was not logged is absent.
+        broken (`dict[str, list[int]]`, *optional*):
+            Steps at which a metric was NaN or infinite.
     """
 
     name: str
     history: dict[str, dict[int, float]]
+    broken: dict[str, list[int]] = field(default_factory=dict)
 
     def values(self, metric: str) -> np.ndarray:
         """All values of one metric in the order of the steps, shape `(steps,)`; empty where there is none."""
@@ -55,26 +58,27 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
-
-
-def read_history(path: Path) -> dict[str, dict[int, float]]:
-    """The `history` of [`Run`]: logs of evaluations and of the training as a whole name no such metric"""
+def read_log(path: Path, name: str) -> Run:
+    """The run in a file: logs of evaluations and of the training as a whole name none of its metrics."""
     log = read_json(path).get("log_history")
     if not isinstance(log, list) or not all(isinstance(entry, dict) for entry in log):
         raise ValueError(f"{path} is not a trainer's: it holds no list `log_history`.")
-    history: dict[str, dict[int, float]] = {}
+    run = Run(name, {})
     for entry in log:
-        if is_number(entry.get("step")):
-            for metric in READ & entry.keys():
-                if is_number(entry[metric]):
-                    history.setdefault(metric, {})[int(entry["step"])] = float(entry[metric])
-    return history
+        step = entry.get("step")
+        if not isinstance(step, int | float) or not math.isfinite(step):
+            continue
+        for metric in READ & entry.keys():
+            value = entry[metric]
+            if isinstance(value, int | float) and math.isfinite(value):
+                run.history.setdefault(metric, {})[int(step)] = float(value)
+            elif isinstance(value, int | float):
+                run.broken.setdefault(metric, []).append(int(step))
+    return run
 
 
-def last_step(history: dict[str, dict[int, float]]) -> int:
-    return max((step for values in history.values() for step in values), default=0)
+def last_step(run: Run) -> int:
+    return max((step for steps in (*run.history.values(), *run.broken.values()) for step in steps), default=0)
 
 
 def read_run(path: Path) -> Run:
@@ -108,10 +112,10 @@ def read_run(path: Path) -> Run:
                 f"{path} holds no {TRAINER_STATE}, nor does a checkpoint-* in it: name the `output_dir` of a run that "
                 "ended or saved a checkpoint."
             )
-    history = max(map(read_history, files), key=last_step)
-    if not DRAWN & history.keys():
+    run = max((read_log(file, str(path)) for file in files), key=last_step)
+    if not DRAWN & run.history.keys():
         raise ValueError(f"{files[0]} logged no metric of GRPO, such as `entropy` or `reward`: nothing to draw.")
-    return Run(str(path), history)
+    return run
 
 
 def group_by_seed(runs: dict[Path, Run]) -> dict[str, list[Run]]:

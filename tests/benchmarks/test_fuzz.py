@@ -33,7 +33,15 @@ def test_corpus(path):
 
 @pytest.mark.parametrize(
     ("target", "texts"),
-    {"completion": 20_000, "gold": 20_000, "countdown": 20_000, "growth": 100, "memory": 20, "reward": 30}.items(),
+    {
+        "completion": 20_000,
+        "gold": 20_000,
+        "countdown": 20_000,
+        "growth": 100,
+        "memory": 20,
+        "reward": 30,
+        "changed": 500,
+    }.items(),
 )
 def test_seeded_texts(target, texts):
     rng = random.Random(0)
@@ -61,6 +69,7 @@ def test_countdown_texts_are_not_all_refused():
         ("countdown", "evaluate", lambda text: (7, [7])),
         ("growth", "completion_answer", lambda text: [a == b for a in text[::20] for b in text[::20]]),
         ("memory", "gold_answer", lambda text: bytearray(2000 * len(text) + 100_000)),
+        ("changed", "equal", lambda gold, answer: True),
         ("reward", "math_reward", lambda completions, solution: [1.0] * len(completions)),
     ],
 )

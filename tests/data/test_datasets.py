@@ -77,3 +77,30 @@ def test_missing_and_broken_files(tmp_path):
 def test_missing_split(rows):
     with pytest.raises(ValueError, match="no split 'test': set `dataset_test_split` to one of train"):
         pick_split(DatasetDict({"train": rows}), "test", "dataset_test_split", "d")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        (
+            "a.jsonl",
+            '{"prompt": "café"}\n'.encode("latin-1"),
+            r"it is not UTF-8 \(.*\): convert it, .* `iconv -f latin1",
+        ),
+        ("a.csv", "prompt\ncafé\n".encode("latin-1"), r"it is not UTF-8 \(.*\): convert it"),
+        ("a.jsonl", b"", "a.jsonl could not be loaded: it is empty.$"),
+        ("a.csv", b"", "it is empty.$"),
+        ("a.parquet", b"", "it is empty.$"),
+        ("a.jsonl", b"\n\n", "it holds no rows.$"),
+        ("a.json", b"[]", "it holds no rows.$"),
+    ],
+)
+def test_files_that_hold_nothing_readable(tmp_path, name, content, sentence):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=sentence):
+        load_splits(str(tmp_path / name))
+
+
+def test_words_of_a_table_stay_words(tmp_path):
+    (tmp_path / "rows.csv").write_text("prompt,answer\na,NA\nb,None\nc,\nd,7\n")
+    assert load_splits(str(tmp_path / "rows.csv"))["train"]["answer"][:] == ["NA", "None", "", "7"]

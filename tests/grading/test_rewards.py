@@ -5,7 +5,8 @@ import sys
 import pytest
 from trl.rewards import accuracy_reward
 
-from opefo_trl.grading.rewards import check_reward, load_reward, math_reward
+from opefo_trl.grading.policy import Policy
+from opefo_trl.grading.rewards import check_reward, get_math_reward, load_reward, math_reward
 
 
 MESSAGES = [{"role": "user", "content": "1?"}]
@@ -34,6 +35,22 @@ def test_math_reward_of_texts():
     rewards = math_reward(completions=completions, solution=solution, log_metric=metrics.__setitem__, level=[5] * 5)
     assert rewards == [1.0, 1.0, 0.0, 0.0, None]
     assert metrics == {"math_reward/answered": 0.8}
+
+
+def test_math_reward_with_a_policy():
+    lenient = get_math_reward(tolerance=0.01, several_golds="any")
+    assert lenient.__name__ == "math_reward"
+    assert lenient(completions=["Answer: 5.04", "Answer: 6"], solution=["5", ["5", "6"]]) == [1.0, 1.0]
+    assert math_reward(completions=["Answer: 5.04", "Answer: 6"], solution=["5", ["5", "6"]]) == [0.0, 0.0]
+    strict = load_reward("math_reward", 100, Policy(units="required"))
+    assert strict(completions=["Answer: 5", "Answer: 5 cm"], solution=["5 cm"] * 2) == [0.0, 1.0]
+    with pytest.raises(ValueError, match="`units` is 'none': set it to 'optional' or 'required'"):
+        get_math_reward(units="none")
+
+
+def test_alternative_spellings_of_a_gold():
+    completions = [r"\boxed{4.4 \times 10^7}", r"\boxed{4.4e7}", r"\boxed{4.4e8}"]
+    assert math_reward(completions, [["4.4e7\n", "4.4 \\times 10^7\n"]] * 3) == [1.0, 1.0, 0.0]
 
 
 def test_an_answer_cannot_close_its_box():

@@ -20,6 +20,14 @@ def test_a_healthy_run_is_met_with_silence():
     assert diagnose(Run("nothing but rewards", {"reward": {1: 1.0}})) == []
 
 
+def test_values_that_are_no_numbers():
+    (sentence,) = diagnose(Run("run", {"entropy": {1: 0.5, 2: 0.5}}, {"entropy": [3]}))
+    assert sentence == (
+        "`entropy` is NaN or infinite in 1 of 3 logged steps, first at step 3, and not drawn there: train in bf16 or "
+        "fp32 instead of fp16, or lower `learning_rate`."
+    )
+
+
 @pytest.mark.parametrize(
     "changes, words",
     [
