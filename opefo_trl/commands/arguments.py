@@ -94,11 +94,7 @@ class OPEFOScriptArguments(GRPOScriptArguments):
     dry_run: bool = field(default=False, metadata={"help": "Check everything and train nothing."})
 
     def __post_init__(self):
-        for name in ("tolerance", "units", "several_golds"):
-            try:
-                Policy(**{name: getattr(self, f"math_reward_{name}")})
-            except ValueError as error:
-                raise ValueError(str(error).replace(f"`{name}`", f"`math_reward_{name}`")) from None
+        Policy.from_options(self)
         if isinstance(self.dataset_filter, str):
             try:
                 self.dataset_filter = json.loads(self.dataset_filter)
@@ -109,10 +105,6 @@ class OPEFOScriptArguments(GRPOScriptArguments):
                 "`dataset_filter` must be JSON of column names with values, as in "
                 f'\'{{"level": ["Level 4", "Level 5"]}}\', but it is {self.dataset_filter!r}.'
             )
-
-    @property
-    def math_reward_policy(self) -> Policy:
-        return Policy(self.math_reward_tolerance, self.math_reward_units, self.math_reward_several_golds)  # type: ignore[arg-type]
 
 
 def make_parser(config_class: type[OPEFOConfig] = OPEFOConfig) -> TrlParser:

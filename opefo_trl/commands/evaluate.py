@@ -11,8 +11,9 @@ from ..data.prompts import TEMPLATES
 from ..evaluation.comparison import compare
 from ..evaluation.completions import draw, settings_of
 from ..evaluation.math_benchmarks import BENCHMARKS, load_benchmark
-from ..evaluation.results import format_scores, policy_of, score
+from ..evaluation.results import format_scores, score
 from ..grading.golds import describe_text_golds
+from ..grading.policy import Policy
 
 
 PROG = "opefo evaluate"
@@ -84,7 +85,7 @@ def check(args: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
             "`--k`, `--max_tokens` and `--num_processes` must be at least 1, `--temperature` at least 0, and "
             "`--top_p` in (0, 1]."
         )
-    policy_of(args)
+    Policy.from_options(args)
     args.backend = pick_backend(args.backend)
     args.batch_size = args.batch_size or (1024 if args.backend == "vllm" else 64)
     if args.batch_size < 1:

@@ -15,6 +15,7 @@ from ..checkpoints import copy_model, is_finished, is_saved, read_state, resume_
 from ..config import OPEFOConfig
 from ..data.datasets import keep_rows, load_splits, pick_split
 from ..data.prompts import check_bos, drop_long_prompts, render, to_prompts
+from ..grading.policy import Policy
 from .arguments import OPEFOScriptArguments, parse
 from .messages import PROG, describe_failure, fail, say
 
@@ -85,7 +86,7 @@ def prepare(
         raise ValueError("No dataset: set `dataset_name` to a file, a folder or a name on the hub.")
 
     max_completion_length = cast(int, training_args.max_completion_length)
-    policy = script_args.math_reward_policy
+    policy = Policy.from_options(script_args)
     rewards: list[Any] = [load_reward(name, max_completion_length, policy) for name in script_args.reward_funcs or []]
     name = script_args.dataset_name or "mixture"
     if dataset_args.datasets:

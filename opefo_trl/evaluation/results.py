@@ -20,11 +20,6 @@ def versions() -> dict[str, str]:
     return {package: version(package) for package in packages}
 
 
-def policy_of(args: argparse.Namespace) -> Policy:
-    """What the options say users differ on. Raises `ValueError` if one has none of its values."""
-    return Policy(args.math_reward_tolerance, args.math_reward_units, args.math_reward_several_golds)
-
-
 def is_right(problem: dict[str, Any], answer: str | None, reward: float | None) -> bool:
     if reward == 1.0 or not problem["tolerance"] or answer is None:
         return reward == 1.0
@@ -37,7 +32,7 @@ def is_right(problem: dict[str, Any], answer: str | None, reward: float | None) 
 def score(args: argparse.Namespace, benchmarks: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     """Score all that is drawn; writes `results.json` and `completions.parquet`, and returns the results."""
     batches = list(read_batches(args.output))
-    policy = policy_of(args)
+    policy = Policy.from_options(args)
     settings = {**settings_of(args), "math_reward": asdict(policy)}
     results: dict[str, Any] = {"settings": settings, "versions": versions(), "benchmarks": {}}
     table = []

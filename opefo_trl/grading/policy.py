@@ -1,7 +1,7 @@
 """What users of a math reward differ on."""
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,20 @@ class Policy:
             raise ValueError(f"`units` is {self.units!r}: set it to 'optional' or 'required'.")
         if self.several_golds not in ("all", "any"):
             raise ValueError(f"`several_golds` is {self.several_golds!r}: set it to 'all' or 'any'.")
+
+    @classmethod
+    def from_options(cls, options: Any) -> "Policy":
+        """
+        The policy in the options of a command, `math_reward_tolerance` and so on.
+
+        Raises:
+            `ValueError`: if a value is none of these.
+        """
+        names = [field.name for field in fields(cls)]
+        try:
+            return cls(*(getattr(options, f"math_reward_{name}") for name in names))
+        except ValueError as error:
+            raise ValueError(f"`math_reward_{str(error).removeprefix('`')}") from None
 
 
 DEFAULT_POLICY = Policy()

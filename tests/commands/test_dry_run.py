@@ -53,9 +53,24 @@ def dry_run(capsys, *options):
     return code, captured.out, errors
 
 
+def test_golds_that_are_read_as_text_alone(recipe, capsys):
+    rows = [json.loads(line) for line in (recipe / "sums.jsonl").read_text().splitlines()]
+    for row, answer in zip(rows, ["It is the sum of both.", "2 3", None], strict=False):
+        row["answer"] = answer
+    (recipe / "sums.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    code, out, errors = dry_run(capsys)
+    assert code == 0 and not errors
+    assert "Gold answers: 1 of 29 rows have none that can be read; such rows train nothing" in out
+    assert (
+        "Gold answers: 2 of 28 gold answers are read as text alone, so that only the same spelling earns 1 ('It is "
+        "the sum of both.'; '2 3'): write them as LaTeX formulas, or leave these rows out."
+    ) in out
+
+
 def test_what_it_says_is_what_the_training_does(recipe, capsys):
     code, out, errors = dry_run(capsys)
     assert code == 0 and not errors and "Nothing to mend." in out
+    assert "Gold answers: All 29 gold answers can be read." in out
     assert not (recipe / "run").exists(), "nothing may have been started"
     assert (
         "Rollouts: 1 process × 2 completions × 4 accumulation steps = 2 prompts × 4 completions = 8 completions per "
@@ -102,6 +117,8 @@ def test_what_it_says_is_what_the_training_does(recipe, capsys):
         ("--dataset_streaming true", "A streamed dataset has no length: set `max_steps`."),
         ("--conversational true", "Cannot use chat template functions because tokenizer.chat_template is not set"),
         ("--num_iterations 2", "OPEFO takes one optimizer step per rollout batch"),
+        ("--math_reward_tolerance 2", "`math_reward_tolerance` is 2.0, but must be at least 0 and below 1"),
+        ("--math_reward_units some", "`math_reward_units` is 'some': set it to 'optional' or 'required'."),
         ("--dataset_name gone.jsonl", "Dataset file gone.jsonl does not exist"),
         ("--model_name_or_path ./gone", "The tokenizer of `model_name_or_path` ./gone cannot be loaded"),
         ("--dataset_filter level", "`dataset_filter` must be JSON of column names with values"),

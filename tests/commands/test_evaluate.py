@@ -55,3 +55,17 @@ def test_other_settings_in_the_same_folder(folder, monkeypatch, capsys):
     assert (folder / "out" / "results.json").read_text() == before
     (folder / "out" / "settings.json").write_text("{")
     assert "settings.json is broken" in refuse(capsys, *OPTIONS, "--output", "out")
+
+
+def test_another_policy_scores_the_same_completions(folder, monkeypatch, capsys):
+    answer_with(monkeypatch, lambda problem: [r"\boxed{1.04}"] * 4)
+    assert run("out") == 0
+    assert "mine: All 7 gold answers can be read." in capsys.readouterr().out
+    assert read("out")["benchmarks"]["mine"]["problems"][0]["correct"] == [False] * 4
+    answer_with(monkeypatch, lambda problem: pytest.fail("nothing is drawn again"))
+    assert run("out", "--math_reward_tolerance", "0.05") == 0
+    results = read("out")
+    assert results["benchmarks"]["mine"]["problems"][0]["correct"] == [True] * 4
+    assert results["settings"]["math_reward"] == {"tolerance": 0.05, "units": "optional", "several_golds": "all"}
+    message = refuse(capsys, *OPTIONS, "--output", "out", "--math_reward_several_golds", "some")
+    assert "`math_reward_several_golds` is 'some': set it to 'all' or 'any'." in message

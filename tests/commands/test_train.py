@@ -103,6 +103,15 @@ def test_starting_anew(recipe, capsys):
     assert "Resuming" not in out and "is the end of this run" not in out
 
 
+def test_rows_without_a_gold_answer_are_counted(recipe, capsys):
+    rows = [{"prompt": "a1", "answer": None}, {"prompt": "b2", "answer": "2"}] * 8
+    (recipe / "puzzles.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    train.main(
+        "--config recipe.yaml --reward_funcs math_reward --dataset_solution_column answer --max_steps 1".split()
+    )
+    assert "8 of 16 rows have no gold answer in column 'answer': they train nothing." in capsys.readouterr().out
+
+
 def test_lora_run_with_evaluation(recipe):
     evaluation = ["--eval_strategy", "steps", "--eval_steps", "1", "--per_device_eval_batch_size", "8"]
     split = ["--dataset_test_split", "train"]

@@ -6,8 +6,17 @@ import pytest
 import trl
 from conftest import make_tokenizer
 from datasets import Dataset
+from tokenizers.processors import TemplateProcessing
 
-from opefo_trl.data.prompts import BOXED_INSTRUCTION, DAPO_AFTER, DAPO_BEFORE, drop_long_prompts, render, to_prompts
+from opefo_trl.data.prompts import (
+    BOXED_INSTRUCTION,
+    DAPO_AFTER,
+    DAPO_BEFORE,
+    check_bos,
+    drop_long_prompts,
+    render,
+    to_prompts,
+)
 
 
 ROWS = [{"problem": r"What is $\frac{1}{2} + \frac{1}{2}$?", "answer": "1"}, {"problem": "2+2?", "answer": "4"}]
@@ -154,3 +163,16 @@ def test_template_on_a_conversation():
 def test_empty_dataset():
     with pytest.raises(ValueError, match="Dataset d has no rows"):
         to_prompts(Dataset.from_dict({"prompt": []}), "d")
+
+
+def test_two_tokens_for_the_beginning():
+    tokenizer = make_tokenizer()
+    check_bos("aa", tokenizer)  # it has none
+    tokenizer.bos_token = "a"
+    bos = tokenizer.bos_token_id
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="a $A", special_tokens=[("a", bos)])
+    check_bos("b1", tokenizer)
+    with pytest.raises(
+        ValueError, match="The prompts begin with two a, since the tokenizer adds one .* `prompt_template`"
+    ):
+        check_bos("ab1", tokenizer)
