@@ -99,7 +99,7 @@ def last_answer_line(text: str) -> str:
     found, start = "", 0
     for line in text.split("\n"):
         label, colon, rest = line.partition(":")
-        words = label.strip(" \t*#>-").replace("\t", " ").casefold().split()
+        words = label.lstrip(" \t*#>-").rstrip(" \t*").replace("\t", " ").casefold().split()
         is_label = words in (["answer"], ["final", "answer"], ["the", "answer"], ["the", "final", "answer"])
         # No star or blank but a space or a tab stands between the words of a label
         is_label = is_label and all(c in " \t" or not c.isspace() for c in label)

@@ -19,10 +19,14 @@ _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)  # an escaped brace is text
 _INK = re.compile(r"\\q?quad|\\[()\[\] ,;]|\\text|[\s${}]")
 _LISTING = re.compile(r"(?:[,;]|,?(?:and|or))?(?:[A-Za-z](?:_\w{1,9})?=)?")
 MAX_BOXES = 20
+# What a box may hold and be empty: "as asked, the answer is in \boxed{...}"
+_NOTHING = re.compile(r"(?:[\s.…?]|\\[lc]?dots|\\text\s?\{\s*\}|\\ )*")
 # DAPO-Math asks for a last line of this form. Stars are bold type, and `#` and `-` begin a heading and a list
 _ANSWER_LINE = re.compile(
     r"^[ \t*#>-]*(?:the[ \t]+)?(?:final[ \t]+)?answer[ \t*]*:[ \t*]*([^\n]*?)[ \t\r*]*$", re.IGNORECASE | re.MULTILINE
 )
+# Around the answer in Minerva's prompt: "Final Answer: The final answer is $34$. I hope it is correct."
+_SENTENCE = re.compile(r"^the\s+(?:final\s+)?answer\s+is:?\s+|\.?\s*I hope it is correct\.?$", re.IGNORECASE)
 _DELIMITERS = re.compile(r"(?<!\\)(?:\$|\\[()\[\]])")
 
 
@@ -47,7 +51,7 @@ def boxed_answer(text: str) -> str | None:
         if content is None:
             break
         if end <= next_start and (not found or _LISTING.fullmatch(_INK.sub("", text[end:next_start]))):
-            if content and content not in found:
+            if content not in found and not _NOTHING.fullmatch(content):
                 found.append(content)
             next_start = box.start() if found else next_start
         else:
@@ -91,7 +95,7 @@ def _answer_line(text: str) -> str:
     # Not a slice of the text, whose first characters need not begin a line
     for line in reversed(list(_ANSWER_LINE.finditer(text, max(0, len(text) - MAX_ANSWER_LENGTH)))):
         if answer := _DELIMITERS.sub("", line[1]).strip():
-            return answer
+            return _SENTENCE.sub("", answer)
         rest = _DELIMITERS.sub("", text[line.end() :]).strip(" \t\r\n*")
         if rest and "\n" not in rest:
             return rest

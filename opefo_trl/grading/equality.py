@@ -71,6 +71,9 @@ class _Comparison:
         if self._tuple_and_list(gold, answer) or self._sentences(gold, answer):
             return True
         if len(gold) != len(answer):
+            values = _set_of_a_name(gold, answer), _set_of_a_name(answer, gold)
+            if values[0] or values[1]:
+                return self.lists(values[0] or gold, values[1] or answer)
             return len(answer) == 1 and self._one_gold(gold, answer[0])
         if all(map(_name, gold)) and not any(item.relations for item in answer):
             return all(map(self.items, gold, answer))  # values without names follow the gold's order
@@ -178,8 +181,8 @@ class _Comparison:
         shorter, longer = sorted((gold, answer), key=len)
         if self.policy.units == "required" or len(shorter) != 1 or len(longer) != 2 or not _is_formula(longer[:1]):
             return False
-        has_mark = any(isinstance(piece, Formula) and is_marked(piece.latex) for piece in (*gold, *answer))
-        is_optional = isinstance(longer[1], Words) and is_unit(longer[1]) and not has_mark
+        has_other_unit = isinstance(shorter[0], Formula) and is_marked(shorter[0].latex)
+        is_optional = isinstance(longer[1], Words) and is_unit(longer[1]) and not has_other_unit
         return is_optional and self._pieces(gold[0], answer[0])
 
     def _pieces(self, gold: Formula | Words, answer: Formula | Words) -> bool:
@@ -215,6 +218,14 @@ def _without_braces(items: tuple[Item, ...]) -> tuple[Item, ...]:
     if group and (group.open == r"\{" or group.open == "cases" and "&" not in group.children):
         return elements(group) or items
     return items
+
+
+def _set_of_a_name(items: tuple[Item, ...], others: tuple[Item, ...]) -> tuple[Item, ...] | None:
+    r"""The elements in `x \in \{1, 2\}`, where the other answer names nothing."""
+    if len(items) != 1 or _name(items[0]) is None or any(item.relations for item in others):
+        return None
+    inner = _without_braces((Item(items[0].sides[-1:], ()),))
+    return inner if len(inner) > 1 else None
 
 
 def _exact_and_rounded(item: Item) -> list[Item]:

@@ -48,12 +48,14 @@ _UNICODE = str.maketrans(
         **{"ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}", "ℕ": r"\mathbb{N}", "ℚ": r"\mathbb{Q}", "ℂ": r"\mathbb{C}"},
         **{"⟨": r"\langle ", "⟩": r"\rangle ", "∣": "|", "→": r"\to ", "⇒": r"\Rightarrow ", "∖": r"\setminus "},
         **{"€": r"\$", "£": r"\$", "¥": r"\$", "₹": r"\$", "√": r"\sqrt√", "∛": r"\sqrt[3]√"},
-        **{letter: f"^{{{digit}}}" for digit, letter in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")},
-        **{letter: f"_{{{digit}}}" for digit, letter in enumerate("₀₁₂₃₄₅₆₇₈₉")},
+        **{"℃": r"\degree \text{C}", "℉": r"\degree \text{F}"},
+        **{"。": ".", "“": '"', "”": '"', "‘": "'", "¢": " cents"},
         **{letter: f"\\{name} " for letter, name in zip("αβγδεζηθικλμνξπρστυφχψω", GREEK, strict=True)},
         **{"ϕ": r"\phi ", "Δ": r"\Delta ", "Σ": r"\Sigma ", "Ω": r"\Omega ", "Γ": r"\Gamma ", "Π": r"\Pi "},
     }
 )  # fmt: skip
+
+_RAISED, _LOWERED = "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ", "₀₁₂₃₄₅₆₇₈₉₊₋"
 
 # One name for each thing
 _SYNONYMS = {
@@ -79,6 +81,13 @@ _INK = (
 ).split()
 _SPACES = ("space", "enspace", "thinspace", "hfill", "newline", "allowbreak")
 
+
+def _repeating(whole: str, decimals: str, repeated: str) -> str:
+    r"""0.1\overline{6} as the fraction that it is."""
+    top = int(whole + decimals + repeated) - int(whole + decimals)
+    return rf"\frac{{{top}}}{{{'9' * len(repeated)}{'0' * len(decimals)}}}"
+
+
 _TAB = {"\t": "\\t", "\f": "\\f", "\x08": "\\b", "\r": "\\r"}
 _RULES = [
     (re.compile(pattern), replacement)
@@ -94,13 +103,18 @@ _RULES = [
         (r"!=", r"\\ne "),
         (r"==", "="),
         (r"\.{2,}", r"\\ldots "),
-        (r"(?<=\d)\s*(?:\{,\}|,?\\[,!]|\\ )\s*(?=\d{3}(?!\d))", ""),  # 1{,}000, 1,\!000 and 1\,000
+        (r"(?<=\d)\s*(?:\{,\}|,?\\[,!]|\\ |')\s*(?=\d{3}(?!\d))", ""),  # 1{,}000, 1,\!000, 1\,000 and 1'000
+        (r"(?<=\d)\s*x\s*(?=10\s*\^)", r"\\times "),  # 3 x 10^8
         (r"(?<![\d.\w^])(\d{1,3})((?: \d{3})+)(?![\d\w])", lambda match: match[0].replace(" ", "")),  # 1 000
         (r"\\\\(?=\s*\[[^\]]*\])|(?<!\\)\\[,;:! >](?!\d{3})|(?<!\\)\\[,;:! >]|~", " "),
         (rf"\\q?quad|\\(?:{'|'.join(_SPACES)})(?![A-Za-z])|\\[hv]space\*?\s*\{{[^{{}}]*\}}", " "),
         (rf"\\(?:{'|'.join(_INK)})(?![A-Za-z])\s?", ""),
-        (r"\\\$", ""),  # money, which a unit may name
-        (r"\^\s*(?:\\circ(?![A-Za-z])|\{\s*\\circ\s*\})|(?<=[\d\s}])degrees?\b", r"\\degree "),
+        (r"\\(?:\$|(?:textdollar|pounds|euro)(?![A-Za-z]))|\"", ""),  # money, which a unit may name
+        (
+            r"\^\s*(?:\\circ(?![A-Za-z])|\{\s*\\circ\s*\}|o(?![A-Za-z])|\{o\})|\\textdegree(?![A-Za-z])|(?<=[\d\s}])degrees?\b",
+            r"\\degree ",
+        ),
+        (r"\\degree\s*([CF])(?![A-Za-z])", r"\\degree \\text{\1}"),
         (r"\\?%|(?<=[\d\s])(?:percent(?:age)?|pct)\b", r"\\percent "),
         (r"\^\s*\{?\s*\\(?:text|mathrm|rm|textrm)\s*\{?\s*(?:st|nd|rd|th)\s*\}?\s*\}?|(?<=\d)(?:st|nd|rd|th)\b", ""),
         (r"\^\s*\{\s*((?:\\prime\s*)+)\}", lambda match: "'" * match[1].count("p")),
@@ -109,8 +123,10 @@ _RULES = [
         (r"√", ""),
         (r"\{\\(?:rm|bf|it|sf)\s+([^{}]*)\}", r"\\text{\1}"),
         (r"(?<![\\A-Za-z])(arc(?:sin|cos|tan)|sqrt|sin|cos|tan|cot|csc|log|ln|exp|pi)(?![A-Za-z])", r"\\\1"),  # Python
+        (r"(?<![\\A-Za-z])(?:oo|inf(?:inity)?)(?![A-Za-z])", r"\\infty "),
         (r"(?<![\\A-Za-z])(max|min|gcd|lcm|sec)(?=\s*\()", r"\\\1"),
         (r"(?<![\d.])\.(?=\d)", "0."),  # .5
+        (r"(\d+)\.(\d*)\\(?:overline|bar|dot)\s*\{?(\d+)\}?", lambda match: _repeating(*match.groups())),
         (r"(?<=\d)\.(?!\d)", " "),  # 3. and 1./3
         (r"(?<![\d.^_{A-Za-z}])(\d+)\s+(\d+)\s*/\s*(\d+)(?![\d.])", r"\1\\frac{\2}{\3}"),  # 3 1/2
     )
@@ -130,7 +146,9 @@ FUNCTIONS = (
 
 def spell(text: str) -> str:
     """The same LaTeX in the one spelling that [`parse`] knows."""
-    text = unicodedata.normalize("NFKC", text.translate(_UNICODE))
+    for letters, command in ((_RAISED, "^"), (_LOWERED, "_")):
+        text = re.sub(f"([{letters}]+)", rf"{command}{{\1}}", text)
+    text = unicodedata.normalize("NFKC", text.translate(_UNICODE)).replace("−", "-")
     text = re.sub(r"(\d+)\N{FRACTION SLASH}(\d+)", r"\\frac{\1}{\2}", text)  # ½, by now 1⁄2
     if r"\begin" not in text:
         text = re.sub(r"\\\\(?=[A-Za-z])", r"\\", text)  # escaped twice on its way
@@ -198,6 +216,10 @@ def _close(stack: list[tuple[str, list[Node]]], opener: str, closer: str) -> Non
     if len(stack) == 1 or stack[-1][0] != opener:
         raise Unreadable
     children = stack.pop()[1]
+    if r"\over" in children:
+        place = children.index(r"\over")
+        top, bottom = (Group("{", _completed(part), "}") for part in (children[:place], children[place + 1 :]))
+        children = [r"\frac", top, bottom]
     stack[-1][1].append(Group(opener, _completed(children), closer))
 
 
@@ -222,7 +244,7 @@ def _prose(content: str, is_upright: bool, before: list[Node]) -> list[Node]:
     """What stands in `\\text{}`: a number is a number, a lone letter may be a variable, the rest is words."""
     stripped = content.strip(" ()")
     last = next((node for node in reversed(before) if node != " "), "")
-    may_be_unit = not isinstance(last, str) or last[:1].isdigit() or last in ("/", r"\cdot", "-")
+    may_be_unit = not isinstance(last, str) or last[:1].isdigit() or last in ("/", r"\cdot", "-", r"\degree")
     if stripped.removeprefix("\\") in FUNCTIONS and not (may_be_unit and stripped in ("min", "sec")):
         return ["\\" + stripped.removeprefix("\\")]
     if len(stripped) == 1 and stripped.isalpha() and (stripped in "eid" and is_upright or not may_be_unit):
@@ -238,16 +260,26 @@ def _completed(nodes: list[Node]) -> tuple[Node, ...]:
     done: list[Node] = []
     position = 0
 
-    def argument(opens_round: bool) -> Group:
+    def argument(opens_round: bool, takes_digit: bool = False) -> Group:
         nonlocal position
         while position < len(nodes) and nodes[position] == " ":
             position += 1
         if position == len(nodes):
             raise Unreadable
         node = nodes[position]
+        if takes_digit and isinstance(node, str) and node[:1].isdigit():
+            # \frac12 is a half: an argument without braces is one digit
+            digit, rest = node[0], node[1:]
+            if rest:
+                nodes[position] = rest
+            else:
+                position += 1
+            return Group("{", (digit,), "}")
         position += 1
         if isinstance(node, Group) and (node.open == "{" or opens_round and node.open == "("):
             return Group("{", node.children, "}")
+        if isinstance(node, str) and node in _ARGUMENTS:  # x^\frac12
+            return Group("{", (node, *(argument(node == r"\sqrt", True) for _ in range(_ARGUMENTS[node]))), "}")
         if isinstance(node, str) and node in ("+", "-") and position < len(nodes):
             inner = argument(opens_round)
             return Group("{", (node, *inner.children), "}")
@@ -264,17 +296,7 @@ def _completed(nodes: list[Node]) -> tuple[Node, ...]:
                     done.append(root)
                     position += 1
             for _ in range(_ARGUMENTS[node]):
-                following = nodes[position] if position < len(nodes) else ""
-                if node in (r"\frac", r"\binom", r"\sqrt") and isinstance(following, str) and following[:1].isdigit():
-                    # \frac12 is a half: an argument without braces is one digit
-                    digits, rest = following[0], following[1:]
-                    done.append(Group("{", (digits,), "}"))
-                    if rest:
-                        nodes[position] = rest
-                    else:
-                        position += 1
-                    continue
-                done.append(argument(node == r"\sqrt"))
+                done.append(argument(node == r"\sqrt", True))
         elif isinstance(node, str) and node in ("^", "_"):
             done += [node, argument(node == "^")]
         elif isinstance(node, Group) and node.open == "{":  # not the argument of anything

@@ -47,7 +47,7 @@ _DECIDING = set(
     "do infinity infinite undefined none only exactly never always negative minus plus such that am pm".split()
 )
 _APPROXIMATELY = {"approximately", "about", "approx", "roughly", "around", "exactly"}
-_CHOICE = re.compile(r"\(?([A-J])(\)|[.:](?!\d)|$)\s*(.*)", re.DOTALL)
+_CHOICE = re.compile(r"(?:(?:option|choice)\s+)?\(?((?-i:[A-J]))(\)|[.:](?!\d)|$)\s*(.*)", re.DOTALL | re.IGNORECASE)
 
 
 def with_words(nodes: Iterable[Node], is_outside: bool = True) -> list[Node]:

@@ -102,6 +102,9 @@ def test_gold_spellings(value, answer):
         ("**Final Answer:** **7**", "7"),
         (r"Answer: \(7\)", "7"),
         ("My answer: 7", None),
+        ("Final Answer: The final answer is $7$. I hope it is correct.", "7"),
+        (r"\boxed{7}. As asked, it is in \boxed{...}.", "7"),
+        (r"\boxed{7}. As asked, it is in \boxed{\text{}}.", "7"),
         ("Answer: 7}, or 8", None),  # in a box it would be 7
         ("Answer: 7{", None),
         ("The answer: 7" + "!" * (MAX_ANSWER_LENGTH - len("answer: 7")), None),  # the last characters begin mid-line

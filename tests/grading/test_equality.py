@@ -46,6 +46,11 @@ EQUAL = [
     (r"[0,1] \cup [2,3]", r"[2,3] \cup [0,1]"),
     (r"3\mathbf{i} - \mathbf{j}", "3i - j"),
     ("True", r"\text{True}"),
+    ("1, 2", r"x \in \{2, 1\}"),
+    (r"x \in \{2, 1\}", "1, 2"),
+    (r"20^\circ\text{C}", "20"),
+    (r"\frac{1}{6}", r"0.1\overline{6}"),
+    ("B", r"\text{Option B}"),
     (r"2 \text{ or } -2", r"\pm 2"),
 ]
 DIFFERENT = [
@@ -93,6 +98,9 @@ DIFFERENT = [
     ("12.5", "12,5"),
     (r"\frac{1}{23}", r"\frac{12}{3}"),
     ("23", "2 3"),
+    (r"0.\overline{3}", r"0.\overline{4}"),
+    (r"x \in \{2, 1\}", "1, 3"),
+    (r"5\%", "5 cm"),
     (r"3^2 \text{ or } 9", r"3^2 \text{ zzz}"),
 ]  # fmt: skip
 
