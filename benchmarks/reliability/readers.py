@@ -57,11 +57,18 @@ def last_boxes(text: str) -> str | None:
             or (found and not (end <= following and is_connector(text[end:following])))
         ):
             break
-        if content and content not in found:
+        if content not in found and not is_nothing(content):
             found.insert(0, content)
         if found:
             following = start
     return ", ".join(found) if found else None
+
+
+def is_nothing(text: str) -> bool:
+    """Whether a box with this content is as good as empty."""
+    for empty in ("\\ldots", "\\cdots", "\\dots", "\\ ", ".", "…", "?"):
+        text = text.replace(empty, " ")
+    return "".join(text.split()) in ("", *("\\text{}" * count for count in range(1, 200)))
 
 
 def is_connector(text: str) -> bool:
@@ -106,9 +113,33 @@ def last_answer_line(text: str) -> str:
         if colon and start >= len(text) - MAX_ANSWER_LENGTH and is_label:
             rest = without_delimiters(rest.strip(" \t*").rstrip(" \t\r*")).strip()
             below = without_delimiters(text[start + len(line) :]).strip(" \t\r\n*")
-            found = rest or ("" if "\n" in below else below) or found
+            found = without_sentence(rest) if rest else ("" if "\n" in below else below) or found
         start += len(line) + 1
     return found
+
+
+def without_sentence(text: str) -> str:
+    """What stands between "The final answer is" and "I hope it is correct.", each of which may be missing."""
+    lowered, words = text.lower(), ("the", "final", "answer", "is")
+    position, seen = 0, []
+    for word in words:
+        if lowered.startswith(word, position):
+            end = position + len(word)
+            if word == "is" and lowered.startswith(":", end):
+                end += 1
+            blanks = end
+            while blanks < len(text) and text[blanks].isspace():
+                blanks += 1
+            if blanks == end:
+                break
+            position, seen = blanks, [*seen, word]
+    if seen in (["the", "answer", "is"], ["the", "final", "answer", "is"]):
+        text = text[position:]
+    shorter = text.removesuffix(".")
+    if shorter.lower().endswith("i hope it is correct"):
+        text = shorter[: -len("i hope it is correct")].rstrip()
+        text = text.removesuffix(".")
+    return text
 
 
 def without_delimiters(text: str) -> str:
