@@ -1,4 +1,4 @@
-r"""Published gold answers, and the same with one thing changed: which pairs are equal, to be looked at one by one.
+r"""Changes one thing in published golds, and prints the pairs that still count as equal, for a person to check.
 
     python -m benchmarks.math_reward.changed FILE.jsonl...           # one digit, sign, letter or unit changed
     python -m benchmarks.math_reward.changed FILE.jsonl... --pairs   # golds that differ from each other in a character

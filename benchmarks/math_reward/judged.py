@@ -1,4 +1,4 @@
-"""Answers that someone has judged, through `math_reward`: how often it agrees, and where not.
+"""Counts how often `math_reward` agrees with published judgements, and lists the disagreements.
 
     python -m benchmarks.math_reward.judged FILE.jsonl...
     python -m benchmarks.math_reward.judged FILE.jsonl... --list           # each disagreement

@@ -21,7 +21,7 @@ def by_math_reward(pairs: Sequence[tuple[str, str | None]], policy: Policy) -> l
 
 
 def by_math_verify(pairs: Sequence[tuple[str, str | None]]) -> list[float | None]:
-    """What math-verify says of the two boxes, with its own limit of five seconds: what `math_reward` was before."""
+    """What math-verify says of the two boxes, with its own limit of five seconds. `math_reward` was this before."""
     from math_verify import LatexExtractionConfig, parse, verify
 
     logging.disable()

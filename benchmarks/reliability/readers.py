@@ -121,7 +121,8 @@ def last_answer_line(text: str) -> str:
 def without_sentence(text: str) -> str:
     """What stands between "The final answer is" and "I hope it is correct.", each of which may be missing."""
     lowered, words = text.lower(), ("the", "final", "answer", "is")
-    position, seen = 0, []
+    position = 0
+    seen: list[str] = []
     for word in words:
         if lowered.startswith(word, position):
             end = position + len(word)

@@ -1,4 +1,4 @@
-"""From every published spelling of a math answer to one: LaTeX without its box."""
+"""Turns gold answers and completions, however they are written, into LaTeX without a box."""
 
 import ast
 import math
@@ -14,9 +14,9 @@ MAX_ANSWER_LENGTH = 1000
 _BOX = re.compile(r"\\(?:boxed|fbox)\b\s*")
 _BARE_BOX = re.compile(r"-?\w+")  # MATH writes `\boxed 2` now and then
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)  # an escaped brace is text
-# Between two boxes that hold one answer together, as in `$x=\boxed{3}$ or $x=\boxed{-3}$`, stands a list of these
-# when what only moves ink is taken away
-_INK = re.compile(r"\\q?quad|\\[()\[\] ,;]|\\text|[\s${}]")
+# Two boxes belong to one answer, as in `$x=\boxed{3}$ or $x=\boxed{-3}$`, if only `_LISTING` stands between them,
+# without the commands that only change the layout
+_LAYOUT = re.compile(r"\\q?quad|\\[()\[\] ,;]|\\text|[\s${}]")
 _LISTING = re.compile(r"(?:[,;]|,?(?:and|or))?(?:[A-Za-z](?:_\w{1,9})?=)?")
 MAX_BOXES = 20
 # What a box may hold and be empty: "as asked, the answer is in \boxed{...}"
@@ -38,7 +38,7 @@ def boxed_answer(text: str) -> str | None:
 
     Args:
         text (`str`):
-            Any text, hostile too: the time is linear in its length.
+            Any text. The time is linear in its length, even if it is built to be slow to read.
 
     Returns:
         `str` or `None`: what stands between the braces, with commas between different boxes; `None` without a box,
@@ -50,7 +50,7 @@ def boxed_answer(text: str) -> str | None:
         content, end = _box_content(text, box.end())
         if content is None:
             break
-        if end <= next_start and (not found or _LISTING.fullmatch(_INK.sub("", text[end:next_start]))):
+        if end <= next_start and (not found or _LISTING.fullmatch(_LAYOUT.sub("", text[end:next_start]))):
             if content not in found and not _NOTHING.fullmatch(content):
                 found.append(content)
             next_start = box.start() if found else next_start
@@ -80,7 +80,7 @@ def completion_answer(text: str) -> str | None:
 
     Args:
         text (`str`):
-            Completion, hostile too.
+            Completion, even one that is built to be slow to read.
 
     Returns:
         `str` or `None`: LaTeX of at most `MAX_ANSWER_LENGTH` characters, its braces closed; `None` if the completion

@@ -1,23 +1,44 @@
 r"""Whether an answer equals the gold one, by its parts: items, sides, pieces, and formulas in the end.
 
-docs/math_reward.md has the rules in words. A doubt is no.
+docs/math_reward.md has the rules in words. If in doubt, two answers are not equal.
 """
 
 import re
 from dataclasses import replace
 
-from .formulas import read_formula, rounds_to, same_by_math_verify, same_equations, same_inequalities
-from .latex import GREEK, Words, latex
+from .formulas import read_formula, same_by_math_verify, same_equations, same_inequalities
+from .items import (
+    MIRRORED,
+    exact_and_rounded,
+    expanded,
+    has_letters,
+    is_formula,
+    is_formula_alone,
+    is_member,
+    latex_of_item,
+    latex_of_side,
+    name,
+    ordered,
+    oriented,
+    renamed,
+    rounds_to,
+    with_letter,
+    without_braces,
+)
+from .latex import Words
 from .notations import is_based, is_marked, same_in_notation
 from .numbers import number
 from .policy import DEFAULT_POLICY, Policy
-from .reading import BRACKETS, TABLES, Formula, Item, Side, bracket, cells, elements, read, substituted
-from .words import canonical, choice, is_approximately, is_unit, plain
+from .reading import BRACKETS, TABLES, Formula, Item, Side, bracket, cells, elements, read
+from .words import canonical, choice, is_approximately, is_surely_unit, is_unit, plain
 
 
-_MIRRORED = {"<": ">", ">": "<", r"\le": r"\ge", r"\ge": r"\le", "=": "=", r"\ne": r"\ne", r"\equiv": r"\equiv"}
-_VARIABLES = {"\\" + name for name in (*GREEK, *(name.capitalize() for name in GREEK), "ell", "hbar")} - {r"\pi"}
 _MAX_WORDS = 3
+_CONNECTIVES = re.compile(r"\bor\b"), re.compile(r"\band\b")
+# A sum or a product of letters, which an answer may give as a name: m + n = 5
+_LETTERS = re.compile(r"[A-Za-z](?:\+?[A-Za-z])*")
+# Points, sides and other names of capital letters, and products of matrices and vectors, keep their order
+_ORDERED = re.compile(r"(?:\\[a-z]+ )?\{?[A-Z]{2,}\}?|.*(?:\^\{T\}|[A-Z]\^\{-1\}[A-Z]|[A-Z][A-Z]\^\{-1\}|\\nabla ).*")
 
 
 def equal(gold: str, answer: str, policy: Policy = DEFAULT_POLICY) -> bool:
@@ -30,16 +51,20 @@ def equal(gold: str, answer: str, policy: Policy = DEFAULT_POLICY) -> bool:
         answer (`str`):
             LaTeX without its box.
         policy (`Policy`, *optional*):
-            What users differ on.
+            Options of the math reward.
     """
     if plain(gold) == plain(answer):
         return True
     gold_choice, answer_choice = choice(gold), choice(answer)
     if gold_choice and answer_choice and not (gold_choice[1] and answer_choice[1]):
-        return gold_choice[0] == answer_choice[0]
+        return gold_choice[0] == answer_choice[0] and not gold_choice[1].startswith(":")
     gold_items, answer_items = read(gold), read(answer)
     if not gold_items or not answer_items:
         return False
+    if any(item.relations for item in gold_items) and _CONNECTIVES[0].search(gold + answer):
+        # x < 1 or x > 3 is not x < 1 and x > 3
+        if any(one.search(gold) and other.search(answer) for one, other in (_CONNECTIVES, _CONNECTIVES[::-1])):
+            return False
     return _Comparison(policy).lists(gold_items, answer_items)
 
 
@@ -65,22 +90,22 @@ class _Comparison:
 
     def lists(self, gold: tuple[Item, ...], answer: tuple[Item, ...]) -> bool:
         """Two lists: the same number of items, each with its counterpart, in any order."""
-        gold, answer = _without_braces(gold), _without_braces(answer)
+        gold, answer = expanded(gold), expanded(answer)
+        is_in_order = self._tuple_and_list(gold, answer)
+        gold, answer = without_braces(gold), without_braces(answer)
         if len(gold) > 1 and len(answer) == 1 and self.policy.several_golds == "any":
             return any(self.items(item, answer[0]) for item in gold)
-        if self._tuple_and_list(gold, answer) or self._sentences(gold, answer):
+        if is_in_order or self._sentences(gold, answer):
             return True
         if len(gold) != len(answer):
-            values = _set_of_a_name(gold, answer), _set_of_a_name(answer, gold)
-            if values[0] or values[1]:
-                return self.lists(values[0] or gold, values[1] or answer)
             return len(answer) == 1 and self._one_gold(gold, answer[0])
-        if all(map(_name, gold)) and not any(item.relations for item in answer):
+        names = {re.sub(r"_\{.*?\}", "", name(item) or "") for item in gold}  # x_1 and x_2 are roots of one x
+        if len(names) == len(gold) > 1 and "" not in names and not any(item.relations for item in answer):
             return all(map(self.items, gold, answer))  # values without names follow the gold's order
         return self._matched(gold, answer)
 
     def _matched(self, gold: tuple[Item, ...], answer: tuple[Item, ...]) -> bool:
-        """Whether each gold item has an answer's item of its own: as many, and as often."""
+        """Whether both lists have the same length, and each gold item a counterpart that is used once."""
         left = list(answer)
         for item in gold:
             place = next((place for place, other in enumerate(left) if self.items(item, other)), None)
@@ -92,9 +117,11 @@ class _Comparison:
     def _tuple_and_list(self, gold: tuple[Item, ...], answer: tuple[Item, ...]) -> bool:
         """(2, 3), and a bare list in its order."""
         for one, other in ((gold, answer), (answer, gold)):
-            group = bracket(one[0].sides[0][0]) if len(one) == 1 < len(other) and _is_formula_alone(one[0]) else None
+            group = bracket(one[0].sides[0][0]) if len(one) == 1 < len(other) and is_formula_alone(one[0]) else None
             inner = elements(group) if group and BRACKETS.get(group.open) == "(" and group.close != "]" else None
-            if inner and len(inner) == len(other):
+            names = [name(item) or "" for item in other]
+            has_order = not any(names) or names == sorted(set(names))
+            if inner and len(inner) == len(other) and has_order:
                 return all(map(self.items, *((inner, answer) if one is gold else (gold, inner))))
         return False
 
@@ -115,49 +142,59 @@ class _Comparison:
     def items(self, gold: Item, answer: Item) -> bool:
         """Two items, by the exact or the rounded value of each."""
         return gold == answer or any(
-            self._relations(one, other) for one in _exact_and_rounded(gold) for other in _exact_and_rounded(answer)
+            self._relations(one, other) for one in exact_and_rounded(gold) for other in exact_and_rounded(answer)
         )
 
     def _relations(self, gold: Item, answer: Item) -> bool:
-        is_chain = [set(item.relations) <= {"=", r"\in"} for item in (gold, answer)]
+        if gold.letter and answer.letter and gold.letter != answer.letter:
+            answer = with_letter(answer, gold.letter)
+        gold, answer = oriented(gold), oriented(answer)
+        is_chain = [set(item.relations) <= {"="} or is_member(item) for item in (gold, answer)]
         if not gold.relations and not answer.relations:
             return self.sides(gold.sides[0], answer.sides[0])
         if is_chain == [True, True] and not (gold.relations and answer.relations):
-            # An equation and a value. What the gold's equation gives a value to must be a name: not in x^2 + y^2 = 1
-            is_value = not gold.relations or _name(gold) or not any(map(_has_letters, gold.sides))
-            return bool(is_value) and self.sides(gold.sides[-1], answer.sides[-1]) and self._is_consistent(answer)
+            # An equation and a value. The left side must be a name, such as x, and not x^2 + y^2, or a number
+            equation = gold if gold.relations else answer
+            left = equation.sides[0]
+            is_value = name(equation) or not has_letters(left)
+            is_sum = equation is answer and _LETTERS.fullmatch(latex_of_side(left)) is not None
+            return (
+                bool(is_value or is_sum)
+                and self.sides(gold.sides[-1], answer.sides[-1])
+                and self._is_consistent(answer)
+            )
         if is_chain == [True, True]:
             verdict = self._same_names(gold, answer)
             if verdict is not None:
                 return verdict
         for sides, relations in (
             (answer.sides, answer.relations),
-            (answer.sides[::-1], tuple(_MIRRORED.get(relation, "") for relation in answer.relations[::-1])),
+            (answer.sides[::-1], tuple(MIRRORED.get(relation, "") for relation in answer.relations[::-1])),
         ):
             if relations == gold.relations and all(map(self.sides, gold.sides, sides)):
                 return True
         if gold.relations == answer.relations == ("=",):
-            return all(map(_is_formula, gold.sides + answer.sides)) and same_equations(
-                (_latex_of(gold.sides[0]), _latex_of(gold.sides[1])),
-                (_latex_of(answer.sides[0]), _latex_of(answer.sides[1])),
+            return all(map(is_formula, gold.sides + answer.sides)) and same_equations(
+                (latex_of_side(gold.sides[0]), latex_of_side(gold.sides[1])),
+                (latex_of_side(answer.sides[0]), latex_of_side(answer.sides[1])),
             )
-        pairs = [_ordered(item) for item in (gold, answer)]
+        pairs = [ordered(item) for item in (gold, answer)]
         if pairs[0] and pairs[1] and pairs[0][0] == pairs[1][0]:
             return same_inequalities(pairs[0][1:], pairs[1][1:])
         has_names = "=" in gold.relations + answer.relations or gold.relations == answer.relations == (r"\in",)
-        return not has_names and same_by_math_verify(_latex(gold), _latex(answer))
+        return not has_names and same_by_math_verify(latex_of_item(gold), latex_of_item(answer))
 
     def _same_names(self, gold: Item, answer: Item) -> bool | None:
-        """Two values of one name, `x = 5` and `x = 6`; `None` where the names differ, or stand in the values, too."""
-        gold_name, answer_name = _name(gold), _name(answer)
+        """Two values of one name, `x = 5` and `x = 6`; `None` if the names differ or occur in the values."""
+        gold_name, answer_name = name(gold), name(answer)
         same_name = gold_name == answer_name
-        value = answer.sides[-1] if same_name else _renamed(gold_name, answer_name, answer.sides[-1])
+        value = answer.sides[-1] if same_name else renamed(gold_name, answer_name, answer.sides[-1])
         if not gold_name or not value:
             return None
         if not self.sides(gold.sides[-1], value):
-            is_defined = gold_name not in _latex_of(gold.sides[-1]) and gold_name not in _latex_of(value)
+            is_defined = gold_name not in latex_of_side(gold.sides[-1]) and gold_name not in latex_of_side(value)
             return False if is_defined else None
-        # What stands between has this value, too; where both have as much of it, that is seen
+        # If both chains have the same number of middle sides, these are compared, too
         has_middle = len(gold.sides) == len(answer.sides) > 2
         return self._is_consistent(answer) and (
             not has_middle or all(map(self.sides, gold.sides[1:-1], answer.sides[1:-1]))
@@ -166,7 +203,10 @@ class _Comparison:
     def _is_consistent(self, chain: Item) -> bool:
         """Whether the numbers that a chain of equations calls equal are: not in `2 + 2 = 5`."""
         last = chain.sides[-1]
-        return all(_has_letters(side) or self.sides(last, side) or _rounds_to(side, last) for side in chain.sides[:-1])
+        return all(
+            has_letters(side) or self.sides(last, side) or rounds_to(side, last, to_whole=False)
+            for side in chain.sides[:-1]
+        )
 
     def sides(self, gold: Side, answer: Side) -> bool:
         """Two sides, piece by piece; a unit at the end of one may be missing from the other."""
@@ -179,10 +219,12 @@ class _Comparison:
         if len(gold) == len(answer):
             return all(map(self._pieces, gold, answer))
         shorter, longer = sorted((gold, answer), key=len)
-        if self.policy.units == "required" or len(shorter) != 1 or len(longer) != 2 or not _is_formula(longer[:1]):
+        if self.policy.units == "required" or len(shorter) != 1 or len(longer) != 2 or not is_formula(longer[:1]):
             return False
         has_other_unit = isinstance(shorter[0], Formula) and is_marked(shorter[0].latex)
-        is_optional = isinstance(longer[1], Words) and is_unit(longer[1]) and not has_other_unit
+        unit = longer[1]
+        may_be_missing = is_unit if longer is gold else is_surely_unit
+        is_optional = isinstance(unit, Words) and may_be_missing(unit) and not has_other_unit
         return is_optional and self._pieces(gold[0], answer[0])
 
     def _pieces(self, gold: Formula | Words, answer: Formula | Words) -> bool:
@@ -197,6 +239,8 @@ class _Comparison:
     def _formulas(self, gold: Formula, answer: Formula) -> bool:
         if gold.latex == answer.latex:
             return True
+        if _ORDERED.fullmatch(gold.latex) or _ORDERED.fullmatch(answer.latex):
+            return False
         one, other = bracket(gold), bracket(answer)
         if not one or not other or (one.open in TABLES) != (other.open in TABLES):
             return same_in_notation(gold.latex, answer.latex, self.policy)
@@ -210,103 +254,3 @@ class _Comparison:
         if kinds[0] != kinds[1]:
             return False
         return self._matched(golds, answers) if one.open == r"\{" else all(map(self.items, golds, answers))
-
-
-def _without_braces(items: tuple[Item, ...]) -> tuple[Item, ...]:
-    """The elements of a set, which are a list like others, and the equations of a system."""
-    group = bracket(items[0].sides[0][0]) if len(items) == 1 and _is_formula_alone(items[0]) else None
-    if group and (group.open == r"\{" or group.open == "cases" and "&" not in group.children):
-        return elements(group) or items
-    return items
-
-
-def _set_of_a_name(items: tuple[Item, ...], others: tuple[Item, ...]) -> tuple[Item, ...] | None:
-    r"""The elements in `x \in \{1, 2\}`, where the other answer names nothing."""
-    if len(items) != 1 or _name(items[0]) is None or any(item.relations for item in others):
-        return None
-    inner = _without_braces((Item(items[0].sides[-1:], ()),))
-    return inner if len(inner) > 1 else None
-
-
-def _exact_and_rounded(item: Item) -> list[Item]:
-    r"""Both values of `\frac{1}{3} \approx 0.33`; `x \approx 0.33` is an equation."""
-    if r"\approx" not in item.relations:
-        return [item]
-    place = item.relations.index(r"\approx")
-    exact, rounded = item.sides[place : place + 2]
-    if _is_formula(exact) and _rounds_to(exact, rounded):
-        named = item.sides[:place]
-        return [Item((*named, side), item.relations[:place]) for side in ((*exact, *rounded[1:]), item.sides[-1])]
-    return [Item(item.sides, tuple("=" if relation == r"\approx" else relation for relation in item.relations))]
-
-
-def _rounds_to(exact: Side, rounded: Side) -> bool:
-    if not (_is_formula(exact[:1]) and _is_formula(rounded[:1])):
-        return False
-    return rounds_to(exact[0].latex, rounded[0].latex)  # type: ignore[union-attr]
-
-
-def _name(item: Item) -> str | None:
-    r"""What an equation gives a value to: `x`, `f(2)`, `y_{max}`, `\angle ABC`; not `x^2 + y^2`."""
-    if not item.relations or not set(item.relations) <= {"=", r"\in"} or len(item.sides[0]) != 1:
-        return None
-    piece = item.sides[0][0]
-    if isinstance(piece, Words):
-        return canonical(piece)
-    bare = re.sub(r"_\{[^{}]*\}|\^\{(?:-1|\\text\{prime+\})\}|\([^()]*\)|(?<=[A-Za-z])\{[^{}]*\}", "", piece.latex)
-    is_name = re.search(r"[A-Za-z]", piece.latex) and not re.search(r"[\d+\-*/^]|\\times|\\cdot|\\sqrt", bare)
-    return piece.latex if is_name else None
-
-
-def _renamed(gold_name: str | None, answer_name: str | None, side: Side) -> Side | None:
-    """A side with the gold's letter in place of its own, where both define one function; `None` where they do not."""
-    functions = [re.fullmatch(r"([A-Za-z])\(([A-Za-z])\)", name or "") for name in (gold_name, answer_name)]
-    if not functions[0] or not functions[1] or functions[0][1] != functions[1][1] or not _is_formula(side):
-        return None
-    nodes = side[0].nodes  # type: ignore[union-attr]
-    if functions[0][2] in re.sub(r"\\[A-Za-z]+", "", latex(nodes)):
-        return None
-    nodes = tuple(substituted(nodes, functions[1][2], functions[0][2]))
-    return (Formula(latex(nodes), nodes),)
-
-
-def _is_formula(side: Side) -> bool:
-    return len(side) == 1 and isinstance(side[0], Formula)
-
-
-def _ordered(item: Item) -> tuple[str, str, str] | None:
-    """Relation, smaller and larger side of an inequality."""
-    if len(item.relations) != 1 or not all(map(_is_formula, item.sides)):
-        return None
-    one, other = map(_latex_of, item.sides)
-    relation = item.relations[0]
-    if relation in ("<", r"\le"):
-        return relation, one, other
-    return (_MIRRORED[relation], other, one) if relation in (">", r"\ge") else None
-
-
-def _is_formula_alone(item: Item) -> bool:
-    return not item.relations and _is_formula(item.sides[0])
-
-
-def _has_letters(side: Side) -> bool:
-    """Whether a side names something, a variable, a function or a word, and is no mere number."""
-    for piece in side:
-        if isinstance(piece, Words) or piece.latex in ("e", "i"):
-            return True
-        letters = re.findall(r"\\[A-Za-z]+|[A-Za-z]", piece.latex)
-        if any(letter in _VARIABLES or len(letter) == 1 and letter not in "ei" for letter in letters):
-            return True
-    return False
-
-
-def _latex_of(side: Side) -> str:
-    return " ".join(piece.latex if isinstance(piece, Formula) else rf"\text{{{piece.text}}}" for piece in side)
-
-
-def _latex(item: Item) -> str:
-    if item.relations == (r"\in",):
-        return _latex_of(item.sides[1])  # x \in [1, 2] says what [1, 2] does
-    return " ".join(
-        text for pair in zip(map(_latex_of, item.sides), (*item.relations, ""), strict=True) for text in pair
-    )

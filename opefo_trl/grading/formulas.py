@@ -1,4 +1,4 @@
-r"""Whether two formulas are equal: math-verify reads them, numbers decide, and math-verify where numbers cannot.
+r"""Whether two formulas are equal. math-verify parses them. Their values at points decide; without any, math-verify.
 
 Two expressions that agree at random points to many digits are the same, and at the first point where they differ they
 are not, which costs a thousandth of a proof by simplification. math-verify's own verdict compares rounded decimals,
@@ -32,6 +32,8 @@ def read_formula(latex: str) -> Any:
     text = re.sub(r"(?<![A-Za-z\\{])([IE])(?![A-Za-z])|(?<=\{)([IE])(?![A-Za-z}])", r"\\text{\1\2}", latex)
     if re.search(r"(?<![A-Za-z}])\d+_", latex):
         return None  # a number in some base, of which the parser would drop the base
+    if "!!" in latex:
+        return None  # the parser takes it for the factorial of a factorial
     if re.search(r"\\(?:gcd|lcm) [^a-z]*[A-Za-z]", latex):
         return None  # the parser takes letters for polynomials, which have no common divisor
     text = re.sub(r"\\(gamma|Gamma) (?!\()", r"\\text{\1 letter}", text)  # and not Euler's constant
@@ -69,18 +71,20 @@ def same_formulas(gold: str, answer: str, tolerance: float = 0.0) -> bool:
     return _same(readings[0], readings[1])
 
 
-def rounds_to(exact: str, rounded: str) -> bool:
-    """Whether a formula has a value that a number, such as 0.33, rounds or cuts off."""
+def rounds_to(exact: str, rounded: str, to_whole: bool = True) -> bool:
+    """Whether the value of a formula rounds to a number such as 0.33 or, if `to_whole`, to a whole number."""
     written, value = number(rounded), number(exact) or _number_of(read_formula(exact))
-    return written is not None and value is not None and _rounds_to(value, written)
+    if written is None or value is None or (written.step is None and not to_whole):
+        return False
+    return _rounds_to(value, written)
 
 
 def same_equations(gold: tuple[str, str], answer: tuple[str, str]) -> bool:
     """
     Whether two equations, each a left and a right side, have the same solutions.
 
-    They have where the differences of their sides are proportional, as they stand or without denominators, and where
-    one is solved for a letter in which the other is linear and holds for that solution.
+    They have if the differences of their sides are proportional, as they stand or without denominators, or if one
+    has the form `x = ...`, and the other is linear in x and true for that value.
     """
     import sympy
 
@@ -145,8 +149,11 @@ def _same(gold: Any, answer: Any) -> bool:
 
 def _same_otherwise(gold: Any, answer: Any) -> bool:
     """math-verify's verdict, where no number could be had: sets, derivatives, functions without a definition."""
+    import sympy
     from math_verify import verify
 
+    if isinstance(gold, sympy.Set) != isinstance(answer, sympy.Set):
+        return False  # math-verify takes an element for the set of it
     letters = [{str(symbol) for symbol in reading.free_symbols} for reading in (gold, answer)]
     return letters[0] == letters[1] and verify(gold, answer, float_rounding=12, timeout_seconds=None)
 
@@ -187,7 +194,7 @@ def _agree(gold: Any, answer: Any) -> bool | None:
 def _proportional(gold: Any, answer: Any) -> bool:
     pairs = _values([gold, answer])
     return (
-        len(pairs) >= 2
+        len(pairs) >= (2 if gold.free_symbols or answer.free_symbols else 1)
         and all(one != 0 and other != 0 for one, other in pairs)
         and all(_close(one * pairs[0][1], other * pairs[0][0]) for one, other in pairs)
     )
@@ -195,6 +202,12 @@ def _proportional(gold: Any, answer: Any) -> bool:
 
 def _solves(difference: Any, letter: Any, value: Any) -> bool:
     """Whether the difference of an equation's sides is linear in a letter and 0 where the letter has this value."""
+    import sympy
+
+    slope = difference.subs(letter, value + 1) - difference.subs(letter, value)
+    # Where the slope is 0, every value of the letter would be a solution, unless the value has no meaning there
+    if not _proportional(slope, sympy.fraction(sympy.together(value))[1]):
+        return False
     triples = _values([difference.subs(letter, value + shift) for shift in range(3)])
     return len(triples) >= 2 and all(
         one != 0 and abs(zero) < abs(one) * 10**-SHARED and _close(2 * one, two) for zero, one, two in triples
@@ -255,7 +268,7 @@ def _value(expression: Any, place: dict[Any, Any], digits: int = DIGITS) -> Any:
 
 
 def _points(size: int) -> list[list[Any]]:
-    """Some with positive coordinates, for roots and logarithms, small and large, for what is rounded."""
+    """Some with positive coordinates, for roots and logarithms, small and large, so that floor and ceiling differ."""
     import sympy
 
     draw = random.Random(_SEED)

@@ -1,4 +1,4 @@
-"""Gold answers that hardly any answer can equal, counted before anything is drawn."""
+"""Gold answers that almost no answer can match, counted before anything is drawn."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Whether a math answer equals the gold one, found out by processes that a hostile answer can only kill.
+"""Compares math answers in child processes. A hostile answer can kill such a process, but nothing else.
 
 SymPy can be kept busy for ever by a short text (`9^{9^{9^9}}`), and math-verify's time limits need the main thread. So
 each worker is a process of its own, `python -m opefo_trl.grading.grader`, which imports neither torch nor the
@@ -65,7 +65,7 @@ class Grader:
             pairs (`Iterable[tuple[str, str | None]]`):
                 Gold and answer, each LaTeX without its box; no answer is `None`.
             policy (`Policy`, *optional*):
-                What users differ on.
+                Options of the math reward.
 
         Returns:
             `list[float | None]`: 1.0 where they are equal, 0.0 where they are not, where the answer cannot be read and
@@ -163,14 +163,14 @@ class _Reader:
             return self._ask(gold, answer, policy)
         except TimeoutError:
             pass
-        try:  # which of the two was it? A gold that can be read leaves the answer
+        try:  # Was it the gold or the answer? If the gold alone is read in time, it was the answer
             return self._ask(gold, None, policy)
         except TimeoutError:
             return None
 
     def _ask(self, gold: str, answer: str | None, policy: dict) -> dict | None:
         """The child's reply. Raises `TimeoutError` if the pair kills it."""
-        for _ in range(2):  # it may have ended before: only its own clock proves the pair guilty at once
+        for _ in range(2):  # it may have ended before; only if its timer ended it, this pair was surely the cause
             try:
                 self._connection.send_bytes(json.dumps((gold, answer, policy)).encode())  # `send` would pickle
                 return json.loads(self._connection.recv_bytes())
@@ -185,7 +185,7 @@ class _Reader:
 
 
 def _reply_to_all(requests: Connection, workers_end: Connection) -> None:
-    import resource  # not on every system, as little as `fork`
+    import resource  # like `fork`, not available on every system
 
     workers_end.close()  # so that this process sees the end of a worker that is killed
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))

@@ -1,6 +1,7 @@
 r"""One spelling for the many ways to write the same LaTeX, and its tree of groups.
 
-[`spell`] works on the text: Unicode becomes LaTeX, synonyms become one command, what only moves the ink goes away.
+[`spell`] works on the text: Unicode becomes LaTeX, synonyms become one command, and commands that
+only change the layout go away.
 [`parse`] makes a tree of it, in which every bracket, environment and piece of prose is a node, and completes the
 shorthand (`\frac12`). Nothing here knows what an answer means: see `reading`.
 """
@@ -64,7 +65,7 @@ _SYNONYMS = {
     **dict.fromkeys(("leq", "leqslant", "leqq"), r"\le"),
     **dict.fromkeys(("geq", "geqslant", "geqq"), r"\ge"),
     **{"neq": r"\ne", "lt": "<", "gt": ">", "varnothing": r"\emptyset", "ast": "*", "cdotp": r"\cdot", "colon": ":"},
-    **dict.fromkeys(("bullet", "centerdot"), r"\cdot"),
+    "centerdot": r"\cdot",
     **{"lbrace": r"\{", "rbrace": r"\}", "lbrack": "[", "rbrack": "]", "lparen": "(", "rparen": ")"},
     **dict.fromkeys(("vert", "lvert", "rvert", "mid"), "|"),
     **{"tg": r"\tan", "ctg": r"\cot", "arctg": r"\arctan", "arcctg": r"\arccot", "lg": r"\log", "cosec": r"\csc"},
@@ -72,10 +73,11 @@ _SYNONYMS = {
     **dict.fromkeys(("rightarrow", "longrightarrow", "mapsto"), r"\to"),
     **dict.fromkeys(("simeq", "cong", "fallingdotseq", "doteq"), r"\approx"),
     **{"varepsilon": r"\epsilon", "varphi": r"\phi", "vartheta": r"\theta", "backslash": r"\setminus"},
+    **{"top": "T", "intercal": "T"},
     **{"R": r"\mathbb{R}", "Z": r"\mathbb{Z}", "N": r"\mathbb{N}", "Q": r"\mathbb{Q}", "infin": r"\infty"},
 }
-# They move the ink and mean nothing
-_INK = (
+# They change the layout alone
+_LAYOUT = (
     "left right middle big Big bigg Bigg bigl bigr Bigl Bigr biggl biggr Biggl Biggr displaystyle textstyle "
     "scriptstyle limits nolimits boxed fbox hfill noindent"
 ).split()
@@ -108,15 +110,20 @@ _RULES = [
         (r"(?<![\d.\w^])(\d{1,3})((?: \d{3})+)(?![\d\w])", lambda match: match[0].replace(" ", "")),  # 1 000
         (r"\\\\(?=\s*\[[^\]]*\])|(?<!\\)\\[,;:! >](?!\d{3})|(?<!\\)\\[,;:! >]|~", " "),
         (rf"\\q?quad|\\(?:{'|'.join(_SPACES)})(?![A-Za-z])|\\[hv]space\*?\s*\{{[^{{}}]*\}}", " "),
-        (rf"\\(?:{'|'.join(_INK)})(?![A-Za-z])\s?", ""),
-        (r"\\(?:\$|(?:textdollar|pounds|euro)(?![A-Za-z]))|\"", ""),  # money, which a unit may name
+        (rf"\\(?:{'|'.join(_LAYOUT)})(?![A-Za-z])\s?", ""),
+        (r"\\(?:\$|textdollar|pounds|euro)\s*(\d[\d,]*(?:\.\d+)?)", r"\1 \\text{ dollars}"),
+        (r"\\(?:\$|(?:textdollar|pounds|euro)(?![A-Za-z]))|\"", ""),
         (
             r"\^\s*(?:\\circ(?![A-Za-z])|\{\s*\\circ\s*\}|o(?![A-Za-z])|\{o\})|\\textdegree(?![A-Za-z])|(?<=[\d\s}])degrees?\b",
             r"\\degree ",
         ),
         (r"\\degree\s*([CF])(?![A-Za-z])", r"\\degree \\text{\1}"),
         (r"\\?%|(?<=[\d\s])(?:percent(?:age)?|pct)\b", r"\\percent "),
-        (r"\^\s*\{?\s*\\(?:text|mathrm|rm|textrm)\s*\{?\s*(?:st|nd|rd|th)\s*\}?\s*\}?|(?<=\d)(?:st|nd|rd|th)\b", ""),
+        (
+            r"\^\s*\{?\s*\\(?:text|mathrm|rm|textrm)\s*\{?\s*(?:st|nd|rd|th)\s*\}?\s*\}?|(?<=\d)(?:st|nd|rd|th)\b"
+            r"|(?<=\d)\s*\\(?:text|mathrm)\{\s*(?:st|nd|rd|th)\s*\}",
+            "",
+        ),
         (r"\^\s*\{\s*((?:\\prime\s*)+)\}", lambda match: "'" * match[1].count("p")),
         (r"\^\s*\\prime(?![A-Za-z])", "'"),
         (r"\\sqrt(\[3\])?√\s*(\d+(?:\.\d+)?|[A-Za-z])", r"\\sqrt\1{\2}"),  # √13 is the root of 13, \sqrt13 is not
@@ -139,6 +146,8 @@ _ARGUMENTS = {r"\frac": 2, r"\binom": 2, r"\sqrt": 1, r"\overline": 1, r"\bar": 
 _TEXT = {r"\text", r"\textbf", r"\textit", r"\textrm", r"\textnormal", r"\mbox", r"\hbox", r"\textsf", r"\emph"}
 _UPRIGHT = {r"\mathrm", r"\operatorname", r"\mathsf", r"\mathtt", r"\texttt"}
 _LETTER_STYLES = {r"\mathbf", r"\mathit", r"\boldsymbol", r"\bm", r"\pmb", r"\vec", r"\hat", r"\overrightarrow"}
+# The products of vectors, which are no products of numbers
+_VECTOR_PRODUCTS = {r"\times": r"\wedge", r"\cdot": r"\bullet"}
 FUNCTIONS = (
     "arcsin arccos arctan arccot sinh cosh tanh sin cos tan cot sec csc log ln exp max min gcd lcm det sqrt pi"
 ).split()
@@ -176,6 +185,9 @@ def parse(text: str) -> tuple[Node, ...]:
         elif token in _LETTER_STYLES:
             content, position = _raw_argument(tokens, position)
             stack[-1][1].extend(parse(content))
+            following = next((place for place in range(position, len(tokens)) if not tokens[place].isspace()), None)
+            if following is not None and content.strip().isalpha():
+                tokens[following] = _VECTOR_PRODUCTS.get(tokens[following], tokens[following])
         elif token == r"\begin":
             name, position = _raw_argument(tokens, position)
             if name == "array":  # how its columns are aligned
@@ -307,7 +319,7 @@ def _completed(nodes: list[Node]) -> tuple[Node, ...]:
 
 
 def _bare_braces(group: Group) -> tuple[Node, ...]:
-    """Braces that no command needs: around one thing they mean nothing, around several they hold them together."""
+    """Braces that no command needs: around one thing they mean nothing, around several they act as parentheses."""
     if "," in group.children:
         return (Group(r"\{", group.children, r"\}"),)
     is_one = len([node for node in group.children if node != " "]) <= 1

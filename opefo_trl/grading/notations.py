@@ -1,4 +1,4 @@
-r"""Formulas with a notation that the parser does not know: per cent, degrees, bases, ratios, constants of integration.
+r"""Formulas in a notation that the parser does not know: per cent, degrees, bases, ratios, constants of integration.
 
 Every rule is a function of two formulas in [`~latex.spell`]'s spelling, which answers `None` where it does not apply.
 """
@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 
 from .formulas import same_formulas
+from .numbers import number
 from .policy import Policy
 
 
@@ -29,7 +30,7 @@ def same_in_notation(gold: str, answer: str, policy: Policy) -> bool:
 
 
 def is_marked(formula: str) -> bool:
-    """Whether a formula has degrees or per cent, which are units of its own."""
+    """Whether a formula has degrees or per cent, which count as units although they are no words."""
     return _MARK.search(formula) is not None
 
 
@@ -40,10 +41,13 @@ def is_based(formula: str) -> bool:
 
 def _same_marked(gold: str, answer: str, policy: Policy) -> bool | None:
     r"""50\% is 1/2, and 180 degrees are pi. Like a unit, the mark may be missing on one side: 50\% is 50, too."""
+    # But 0.5 is not 0.5\%, nor pi/2 that many degrees
     marks = [set(_MARK.findall(formula)) for formula in (gold, answer)]
     if not marks[0] and not marks[1]:
         return None
-    if marks[0] == marks[1] or policy.units == "optional" and not (marks[0] and marks[1]):
+    written = number(gold)
+    is_small = not marks[0] and (written is None or written.value.denominator != 1)
+    if marks[0] == marks[1] or policy.units == "optional" and not (marks[0] and marks[1]) and not is_small:
         one, other = (_MARK.sub("", formula) for formula in (gold, answer))
         if one == other or same_formulas(one, other, policy.tolerance):
             return True

@@ -9,13 +9,13 @@ from functools import lru_cache
 # A decimal with so many digits may stand for the number that it rounds: 0.333333 for 1/3, 4.12311 for the root of 17
 SIGNIFICANT = 6
 # A decimal with so many digits is a float, whose last digits are noise
-FLOAT_DIGITS, FLOAT_NOISE = 12, Fraction(1, 10**9)
+FLOAT_DIGITS, FLOAT_NOISE = 12, Fraction(1, 10**12)
 MAX_EXPONENT = 5000
 
 
 @dataclass(frozen=True)
 class Number:
-    """A number written out, with the weight of its last digit where it is a decimal."""
+    """A number that is written out and, for a decimal, the value of one unit of its last digit (`step`)."""
 
     value: Fraction
     step: Fraction | None
@@ -48,19 +48,26 @@ def number(latex: str) -> Number | None:
 
 
 def same_numbers(gold: Number, answer: Number, tolerance: float) -> bool:
-    """Exact, but for a long decimal of another number, and for the relative distance that the user allows."""
+    """Whether two numbers are the same, within `tolerance` of each other, or one is a long decimal of the other."""
     distance = abs(gold.value - answer.value)
     if distance <= Fraction(tolerance) * abs(gold.value):
         return True
-    return any(
-        one.step is not None
-        and one.digits >= SIGNIFICANT
-        and distance < (max(one.step, abs(other.value) * FLOAT_NOISE) if one.digits >= FLOAT_DIGITS else one.step)
-        and (other.step is None or other.step < one.step)
-        for one, other in ((gold, answer), (answer, gold))
-    )
+    for decimal, other in ((gold, answer), (answer, gold)):
+        if decimal.step is None or (other.step is not None and other.step >= decimal.step):
+            continue
+        if decimal.digits >= FLOAT_DIGITS and distance <= abs(other.value) * FLOAT_NOISE:
+            return True
+        # A whole number of many digits is exact, and no rounded decimal stands for it
+        if decimal.digits >= SIGNIFICANT and other.value.denominator != 1 and rounds_to(other, decimal):
+            return True
+    return False
 
 
 def rounds_to(exact: Number, rounded: Number) -> bool:
-    """Whether a number rounds, or is cut off, to a decimal such as 0.33, or to a whole number."""
-    return abs(exact.value - rounded.value) < (rounded.step or 1)
+    """Whether a number rounds, or is cut off, to a decimal, or rounds to a whole number."""
+    excess = abs(exact.value) - abs(rounded.value)
+    if exact.value * rounded.value < 0:
+        return False
+    if rounded.step is None:
+        return abs(excess) <= Fraction(1, 2)
+    return 0 <= excess < rounded.step or abs(excess) <= rounded.step / 2

@@ -1,4 +1,4 @@
-"""What users of a math reward differ on."""
+"""Options of the math reward: what users differ on."""
 
 from dataclasses import dataclass, fields
 from typing import Any, Literal
@@ -7,18 +7,18 @@ from typing import Any, Literal
 @dataclass(frozen=True)
 class Policy:
     """
-    What users of a math reward differ on.
+    Options of the math reward, for what users differ on.
 
     Args:
         tolerance (`float`, *optional*, defaults to `0.0`):
             Relative distance within which two numbers are equal, for example 0.01 for golds that are rounded.
         units (`str`, *optional*, defaults to `"optional"`):
-            With `"required"`, the answer must have the gold's unit, and no unit where the gold has none.
+            With `"required"`, the answer must have the same unit as the gold, or no unit if the gold has none.
         several_golds (`str`, *optional*, defaults to `"all"`):
             With `"any"`, one of several gold answers is enough.
 
     Raises:
-        `ValueError`: if a value is none of these.
+        `ValueError`: if a value is not allowed.
     """
 
     tolerance: float = 0.0
@@ -39,7 +39,7 @@ class Policy:
         The policy in the options of a command, `math_reward_tolerance` and so on.
 
         Raises:
-            `ValueError`: if a value is none of these.
+            `ValueError`: if a value is not allowed.
         """
         names = [field.name for field in fields(cls)]
         try:

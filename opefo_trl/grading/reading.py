@@ -6,7 +6,7 @@ answers are compared piece by piece (see `equality`), so that math-verify compar
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from .latex import Group, Node, Unreadable, Words, latex, parse, spell
@@ -26,10 +26,21 @@ Side = tuple[Formula | Words, ...]
 
 @dataclass(frozen=True)
 class Item:
-    """One answer: sides with relations between them, of which there is one less."""
+    """
+    One answer: n sides and the n - 1 relations between them.
+
+    Args:
+        sides (`tuple[Side, ...]`):
+            Formulas and words in turn, each.
+        relations (`tuple[str, ...]`):
+            Commands such as `=` and `\\le`.
+        letter (`str`, *optional*):
+            For the condition of a set-builder, the letter that it is about.
+    """
 
     sides: tuple[Side, ...]
     relations: tuple[str, ...]
+    letter: str | None = None
 
 
 RELATIONS = {"=", "<", ">", r"\le", r"\ge", r"\ne", r"\in", r"\approx", r"\equiv", r"\to", r"\sim", r"\subset"}
@@ -52,7 +63,7 @@ def read(text: str) -> tuple[Item, ...] | None:
         `tuple[Item, ...]` or `None`: `None` where the text has no clear meaning as LaTeX, and is only a text.
     """
     try:
-        return items_of(with_words(parse(spell(text))))
+        return items_of(_thousands(with_words(parse(spell(text)))))
     except (Unreadable, RecursionError):
         return None
 
@@ -95,9 +106,8 @@ def cells(group: Group) -> list[list[tuple[Item, ...]]]:
 def _split(nodes: Iterable[Node]) -> list[list[Node]]:
     """Parts between commas, semicolons, "and" and "or", none of them empty."""
     parts: list[list[Node]] = [[]]
-    pending = _thousands(list(nodes))
-    for node in pending:
-        if node in (",", ";", r"\land", r"\lor"):
+    for node in nodes:
+        if node in (",", ";"):
             parts.append([])
         elif isinstance(node, Words):
             first, *others = re.split(r"\b(?:and|or|AND|OR)\b|[,;]", node.text)
@@ -131,14 +141,15 @@ def _items(part: list[Node]) -> list[Item]:
     part = _trimmed(part)
     condition = _condition(part)
     if condition is not None:
-        return [item for piece in _split(condition) for item in _items(piece)]
+        letter, nodes = condition
+        return [replace(item, letter=letter) for piece in _split(nodes) for item in _items(piece)]
     if _has_sign(part):
         return [_item(_signed(part, upper)) for upper in (True, False)]
     return [_item(part)] if part else []
 
 
-def _condition(part: list[Node]) -> list[Node] | None:
-    r"""What `\{t \mid t > 1\}` says of its letter, which is called x whatever its name."""
+def _condition(part: list[Node]) -> tuple[str, list[Node]] | None:
+    r"""The letter of a set-builder such as `\{t \mid t > 1\}`, and its condition."""
     if len(part) != 1 or not isinstance(part[0], Group) or part[0].open != r"\{":
         return None
     inside = list(part[0].children)
@@ -149,7 +160,7 @@ def _condition(part: list[Node]) -> list[Node] | None:
     letter = element[0] if len(element) == 1 or element[1:2] == [r"\in"] or element[1:3] == [" ", r"\in"] else None
     if not isinstance(letter, str) or letter not in _letters(condition):
         return None
-    return condition if letter == "x" or "x" in _letters(condition) else substituted(condition, letter, "x")
+    return letter, condition
 
 
 def substituted(nodes: Iterable[Node], old: str, new: str) -> list[Node]:
@@ -219,7 +230,7 @@ def _products(nodes: list[Node]) -> list[Node]:
     The product in `2(3)` and `(2)(3)` as a dot, since math-verify would read them as mixed numbers.
 
     Raises:
-        `Unreadable`: for two numbers side by side, which mean nothing.
+        `Unreadable`: for a number right behind another one or behind a letter, which may mean many things.
     """
     done: list[Node] = []
     for node in nodes:
@@ -229,7 +240,9 @@ def _products(nodes: list[Node]) -> list[Node]:
         after_bracket = isinstance(before, Group) and before.open == "("
         is_number = isinstance(node, str) and node[:1].isdigit()
         is_bracket = isinstance(node, Group) and node.open == "("
-        if after_number and is_number:
+        is_power_of_ten = before in ("e", "E") and str(done[-2:][0])[:1].isdigit()
+        after_letter = isinstance(before, str) and before.isalpha() and not is_power_of_ten
+        if (after_number or after_letter) and is_number:
             raise Unreadable
         if (after_number and is_bracket) or (after_bracket and (is_number or is_bracket or node == r"\frac")):
             done.append(r"\cdot")

@@ -37,19 +37,19 @@ def get_math_reward(
         tolerance (`float`, *optional*, defaults to `0.0`):
             Relative distance within which two numbers are equal, for example 0.01 for golds that are rounded.
         units (`str`, *optional*, defaults to `"optional"`):
-            With `"required"`, the answer must have the gold's unit, and no unit where the gold has none.
+            With `"required"`, the answer must have the same unit as the gold, or no unit if the gold has none.
         several_golds (`str`, *optional*, defaults to `"all"`):
             With `"any"`, one of several gold answers is enough.
 
     Returns:
         `Callable`: a function named `math_reward`. It takes `completions` (texts, or lists of messages, of which the
         last one counts) and the column `solution` (gold answers, in any spelling that [`~answers.gold_answer`] reads),
-        and returns 1.0 or 0.0 (also where no answer can be read) for each, and `None` where there is no gold: TRL
-        leaves such a row out. It logs `math_reward/answered`, the share of completions that give an answer at all:
+        and returns for each completion 1.0, 0.0 (also if no answer can be read), or `None` if the row has no gold. TRL
+        ignores rows with `None`. It logs `math_reward/answered`, the share of completions that give an answer at all:
         near 0 with a wrong prompt template or too short a `max_completion_length`.
 
     Raises:
-        `ValueError`: if an argument has none of its values.
+        `ValueError`: if a value is not allowed.
 
     Example:
 
@@ -144,9 +144,8 @@ def check_reward(reward: Callable[..., Any], row: dict[str, Any]) -> None:
         inspect.signature(reward).bind(**dict.fromkeys(passed))
     except TypeError as error:
         raise ValueError(
-            f"Reward function {name!r} does not fit the dataset ({error}): its columns are "
-            f"{', '.join(row)}; name a column as the function expects it (`dataset_solution_column` gives one the "
-            "name `solution`), or let the function take **kwargs."
+            f"Reward function {name!r} does not fit the dataset: {error}. The columns are {', '.join(row)}. Rename a "
+            "column (`dataset_solution_column` names one `solution`), or add **kwargs to the function."
         ) from error
     if isinstance(row["prompt"], str) and reward in [getattr(trl_rewards, known) for known in TRL_MESSAGE_REWARDS]:
         raise ValueError(

@@ -13,6 +13,8 @@ _SHORT_WORDS = set(
     "per am pm day ten six one two red men who how its sq".split()
 )
 _UNITS = set("cm mm km dm kg mg lb lbs oz ft mph kph hr hrs min sec ml gal pts".split())
+# Their index is a formula, and no name
+_WITH_INDEX = (r"\lim", r"\sum", r"\prod", r"\int", r"\log")
 _VOWELS = set("aeiouyAEIOUY")
 _UNIT_GLUE = (r"\cdot", r"\times", "*", "/", "-", ".", " ")
 _SAME_UNITS = {
@@ -37,21 +39,35 @@ _SAME_UNITS = {
         "dollar": "dollars",
         "cent": "cents",
         "/": "per",
+        "mi / h": "mph",
+        "km / h": "kph",
     }.items()
     for spelling in spellings.split()
 }
+_UNIT_NAMES = {*_SAME_UNITS, *_SAME_UNITS.values(), *_UNITS} | set(
+    "euro yuan rupee ruble degree radian rad percent people men women children teeth mice fish sheep year month week "
+    "point hz hertz n newton j joule w watt v volt a amp ohm k kelvin c f pa pascal mol l t".split()
+)
+_PREFIXED = re.compile(r"[mM](?:W|m|g|Hz|J|V|Pa|s|L|l|N|A)")
+_MAX_UNIT = 4
 # Words that change what is said before them
 _DECIDING = set(
-    "and or not no is are be if where for when with while until unless except all any every each then else more less "
-    "than least most at over under above below between mod modulo base true false even odd times half double but does "
-    "do infinity infinite undefined none only exactly never always negative minus plus such that am pm".split()
+    "and or not no is are be if where for when with while until unless except all any every each then else more "
+    "less than least most at over under above below between mod modulo base true false even odd times half double "
+    "but does do infinity infinite undefined none only exactly never always negative minus plus such that am pm "
+    "hundred hundreds thousand thousands million millions billion billions trillion dozen dozens square squared "
+    "cubed factorial halves third thirds quarter quarters fourth fourths fifth fifths sixth sixths seventh eighth "
+    "eighths ninth tenth tenths hundredth hundredths thousandths zero one two three four five six seven eight nine "
+    "ten greater fewer higher lower larger smaller onward onwards upwards downwards inclusive exclusive included "
+    "excluded maybe perhaps possibly wrong positive nonnegative to power this answers solutions".split()
 )
 _APPROXIMATELY = {"approximately", "about", "approx", "roughly", "around", "exactly"}
 _CHOICE = re.compile(r"(?:(?:option|choice)\s+)?\(?((?-i:[A-J]))(\)|[.:](?!\d)|$)\s*(.*)", re.DOTALL | re.IGNORECASE)
+_OTHER_CHOICE = re.compile(r"(?:^|[\s(,;])[A-Z](?=\s*(?:[).:,;]|$))")
 
 
 def with_words(nodes: Iterable[Node], is_outside: bool = True) -> list[Node]:
-    """Runs of letters that are words made so, at every depth; an index becomes one name."""
+    """Turns runs of letters that are words into [`Words`], at every depth. An index becomes one name."""
     done: list[Node] = []
     run = ""
     for node in [*nodes, ""]:
@@ -63,7 +79,7 @@ def with_words(nodes: Iterable[Node], is_outside: bool = True) -> list[Node]:
             is_alone = is_outside and all(isinstance(o, (Words, Group)) or o in ("", " ", ",", ";") for o in beside)
             done += _run(run, is_alone)
             run = ""
-        if isinstance(node, Group) and done[-1:] == ["_"]:
+        if isinstance(node, Group) and done[-1:] == ["_"] and (len(done) < 2 or done[-2] not in _WITH_INDEX):
             done.append(Group("{", (re.sub(r"\\text|\\|[{}\s]", "", latex(node.children)),), "}"))
         elif isinstance(node, Group):
             inside = with_words(node.children, is_outside=False)
@@ -120,16 +136,27 @@ def unit_at(nodes: list[Node], position: int) -> tuple[str, int]:
 
 
 def canonical(words: Words) -> str:
-    """Words to compare: units by their symbols, and letters by their case only where they stand alone."""
+    """Words to compare: units by their symbols. Case matters for single letters, and for a unit such as mW."""
     text = re.sub(r"\b([ap])\.\s?m\b", r"\1m", words.text, flags=re.IGNORECASE)
-    listed = re.sub(r"[.,:;!?\"()\\{}$~]", " ", text).split()
-    return " ".join(_SAME_UNITS.get(word.lower(), word.lower()) if len(word) > 1 else word for word in listed)
+    text = re.sub(r"\b(?:square|sq)\.?\s+([A-Za-z]+)", r"\1^2", text, flags=re.IGNORECASE)
+    text = re.sub(r"\b(?:cubic|cu)\.?\s+([A-Za-z]+)", r"\1^3", text, flags=re.IGNORECASE)
+    listed = re.findall(r"[^\W\d_]+|[/^\d]+|\S", re.sub(r"[.,:;!?\"()\\{}$~]", " ", text))
+    return " ".join(
+        word if len(word) == 1 or _PREFIXED.fullmatch(word) else _SAME_UNITS.get(word.lower(), word.lower())
+        for word in listed
+    )
 
 
 def is_unit(words: Words) -> bool:
-    """Whether words only name what is counted, so that an answer may leave them out."""
-    listed = canonical(words).lower().split()
-    return len(listed) <= 4 and not _DECIDING & set(listed)
+    """Whether words may only name what is counted, so that an answer may leave them out."""
+    listed = re.findall(r"[^\W\d_]+", canonical(words).lower())
+    return 0 < len(listed) <= _MAX_UNIT and not _DECIDING & set(listed)
+
+
+def is_surely_unit(words: Words) -> bool:
+    """Whether words name what is counted, so that an answer may add them: a known unit, or a noun in the plural."""
+    listed = re.findall(r"[^\W\d_]+", canonical(words).lower())
+    return is_unit(words) and any(word in _UNIT_NAMES or word.endswith("s") and len(word) > 3 for word in listed)
 
 
 def is_approximately(words: Words) -> bool:
@@ -138,10 +165,13 @@ def is_approximately(words: Words) -> bool:
 
 
 def choice(text: str) -> tuple[str, str] | None:
-    """The letter of a choice, and its text: `B`, `(B)`, `B. 5`, `\\textbf{(B)}\\ 5`."""
+    """The letter of a choice, and its text: `B`, `(B)`, `B. 5`, `\\textbf{(B)}\\ 5`. Several choices are none."""
     flat = re.sub(r"\\(?:text\w*|math\w+|mbox)\s*\{([^{}]*)\}", r"\1", text)
     match = _CHOICE.fullmatch(re.sub(r"\\[ ,;:!]|~|\\q?quad", " ", flat).strip(" $*"))
-    return (match[1], match[3].strip()) if match else None
+    if match is None or _OTHER_CHOICE.search(match[3]):
+        return None
+    # `D: 4` may say what D is
+    return match[1], f": {match[3]}" if match[2] == ":" else match[3].strip()
 
 
 @lru_cache(maxsize=1024)

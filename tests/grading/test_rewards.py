@@ -93,7 +93,7 @@ def test_what_cannot_be_loaded(module, name, sentence):
 def test_reward_that_misses_a_column():
     check_reward(accuracy_reward, {"prompt": MESSAGES, "solution": "1"})
     with pytest.raises(
-        ValueError, match="'accuracy_reward' does not fit .*'solution'.* its columns are prompt, answer"
+        ValueError, match="'accuracy_reward' does not fit .*'solution'.* The columns are prompt, answer"
     ):
         check_reward(accuracy_reward, {"prompt": MESSAGES, "answer": "1"})
 
@@ -103,7 +103,7 @@ def test_reward_that_cannot_take_a_column():
         return [0.0] * len(completions)
 
     check_reward(narrow, {"prompt": "?"})
-    with pytest.raises(ValueError, match=r"unexpected keyword argument 'answer'.*take \*\*kwargs"):
+    with pytest.raises(ValueError, match=r"unexpected keyword argument 'answer'.*add \*\*kwargs"):
         check_reward(narrow, {"prompt": "?", "answer": "1"})
 
 

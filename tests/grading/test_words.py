@@ -3,7 +3,7 @@
 import pytest
 
 from opefo_trl.grading.latex import Words, parse, spell
-from opefo_trl.grading.words import canonical, choice, is_unit, plain, with_words
+from opefo_trl.grading.words import canonical, choice, is_surely_unit, is_unit, plain, with_words
 
 
 @pytest.mark.parametrize(
@@ -43,6 +43,9 @@ def test_index_is_a_name():
         ("p.m.", "a.m.", False),
         ("apples", "pears", False),
         ("north, east", "north east", True),
+        ("square cm", "cm^2", True),
+        ("km/h", "kilometers per hour", True),
+        ("mW", "MW", False),
     ],
 )
 def test_same_words(one, other, same):
@@ -50,7 +53,9 @@ def test_same_words(one, other, same):
 
 
 def test_units_name_what_is_counted():
-    assert all(is_unit(Words(words)) for words in ("cm", "square feet", "m/s^2", "red balls"))
+    assert all(is_unit(Words(words)) for words in ("cm", "square feet", "m/s^2", "red balls", "apple"))
+    assert all(is_surely_unit(Words(words)) for words in ("cm", "square feet", "m/s^2", "red balls", "people"))
+    assert not any(is_surely_unit(Words(words)) for words in ("thousand", "perhaps", "apple", "zzz", "thirds"))
     assert not any(is_unit(Words(w)) for w in ("or more", "is even", "p.m.", "if x is odd", "not", "a b c d e"))
 
 
@@ -60,7 +65,11 @@ def test_units_name_what_is_counted():
         ("C", ("C", "")),
         ("(C)", ("C", "")),
         ("C. 12", ("C", "12")),
-        ("C: 12", ("C", "12")),
+        ("C: 12", ("C", ": 12")),
+        ("C. A cat", ("C", "A cat")),
+        ("(C) or (D)", None),
+        ("C) 5, D) 6", None),
+        ("C, D", None),
         (r"\textbf{(C)}\ 12", ("C", "12")),
         (r"\text{(C) }12", ("C", "12")),
         ("C.5", None),
