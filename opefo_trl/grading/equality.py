@@ -156,7 +156,8 @@ class _Comparison:
             # An equation and a value. The left side must be a name, such as x, and not x^2 + y^2, or a number
             equation = gold if gold.relations else answer
             left = equation.sides[0]
-            is_value = name(equation) or not has_letters(left)
+            unnamed = gold.sides if equation is gold else (left,)
+            is_value = name(equation) or not any(map(has_letters, unnamed))
             is_sum = equation is answer and _LETTERS.fullmatch(latex_of_side(left)) is not None
             return (
                 bool(is_value or is_sum)
