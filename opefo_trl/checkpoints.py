@@ -1,6 +1,7 @@
 """Whole checkpoints and exact resumption, for any trainer of TRL."""
 
 import errno
+import functools
 import json
 import os
 import re
@@ -17,6 +18,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, sort_checkpoints
 
 from .guards import RunStopped
+from .identity import completions_per_step, differences, fingerprint, settings_of
 
 
 if TYPE_CHECKING:
@@ -105,6 +107,27 @@ def find_fault(checkpoint: Path) -> str | None:
     return None
 
 
+def set_aside(output_dir: str) -> str | None:
+    """
+    Move the checkpoints of an earlier run into a folder of their own, so that no later start takes them for the new
+    run's.
+
+    Returns:
+        `str` or `None`: the folder, if there was anything to move.
+    """
+    checkpoints = sort_checkpoints(output_dir)
+    if not checkpoints:
+        return None
+    number = 1 + max(
+        (int(path.name[8:]) for path in Path(output_dir).glob("earlier-*") if path.name[8:].isdigit()), default=0
+    )
+    folder = Path(output_dir) / f"earlier-{number}"
+    folder.mkdir()
+    for checkpoint in checkpoints:
+        Path(checkpoint).rename(folder / Path(checkpoint).name)
+    return str(folder)
+
+
 def is_finished(checkpoint: str, training_args: TrainingArguments) -> bool:
     """Whether nothing is left to train: `Trainer.train` would take one step more, and change the saved model."""
     state = TrainerState.load_from_json(os.path.join(checkpoint, TRAINER_STATE_NAME))
@@ -162,6 +185,15 @@ def read_state(checkpoint: str, name: str) -> Any:
             f"{path} does not hold `{name}`, which these settings need: resume from a checkpoint of a run with the "
             "same settings, or change them."
         ) from error
+
+
+def changes_since(checkpoint: str, identity: dict[str, Any]) -> list[str]:
+    """What differs between a run and the one that wrote a checkpoint; nothing if that one kept no settings."""
+    try:
+        before = read_state(checkpoint, "identity")
+    except ValueError:  # from an earlier version, or of another trainer
+        return []
+    return differences(before, identity)
 
 
 # A disk that is full or over its quota, and a file that is larger than a limit allows
@@ -231,6 +263,14 @@ class WholeCheckpoints(Base):
         self._fast_forward = FastForwardSampler()
         self.add_callback(self._fast_forward)
 
+    @functools.cached_property
+    def identity(self) -> dict[str, Any]:
+        """The settings that make the result of this run; `opefo train` puts those of its whole command here."""
+        settings = settings_of([self.args])
+        settings["completions_per_step"] = completions_per_step(self.args)
+        settings["dataset"] = fingerprint(self.train_dataset)
+        return settings
+
     def extra_state(self) -> dict[str, Any]:
         """What a checkpoint keeps beside the trainer's own state; must be JSON."""
         return {}
@@ -254,6 +294,8 @@ class WholeCheckpoints(Base):
                     f"There is no whole checkpoint in {output_dir} to go on from: set `resume_from_checkpoint=False` "
                     "to start anew."
                 )
+        if resume_from_checkpoint and (changed := changes_since(str(resume_from_checkpoint), self.identity)):
+            logger.warning(f"Checkpoint {resume_from_checkpoint} is of another run: {'; '.join(changed)}.")
         return super().train(resume_from_checkpoint, *trl_args, **trl_kwargs)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
@@ -271,7 +313,7 @@ class WholeCheckpoints(Base):
         super()._save_rng_state(output_dir)
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
-            write_state(Path(output_dir), self.extra_state())
+            write_state(Path(output_dir), {**self.extra_state(), "identity": self.identity})
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)

@@ -20,11 +20,22 @@ MAY_IMPORT = {
     "config": set(),
     "data": {"grading"},
     "evaluation": {"data", "grading"},
-    "checkpoints": {"guards"},
+    "identity": set(),
+    "checkpoints": {"guards", "identity"},
     "seam": {"entropy_flow", "config", "guards"},
     "metrics": {"config", "guards", "seam"},
     "trainer": {"entropy_flow", "config", "citation", "guards", "checkpoints", "seam", "metrics"},
-    "commands": {"trainer", "config", "guards", "checkpoints", "data", "grading", "evaluation", "plotting"},
+    "commands": {
+        "trainer",
+        "config",
+        "guards",
+        "identity",
+        "checkpoints",
+        "data",
+        "grading",
+        "evaluation",
+        "plotting",
+    },
 }
 
 

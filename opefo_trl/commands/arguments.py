@@ -20,6 +20,10 @@ from ..grading.policy import Policy
 from .messages import PROG
 
 
+# What transformers calls the folder of a training without `output_dir`
+UNNAMED = "trainer_output"
+
+
 @dataclass
 class OPEFOScriptArguments(GRPOScriptArguments):
     """
@@ -188,4 +192,17 @@ def parse(
     apply_config_file(parser, parser.parse_known_args(args)[0].config)
     *parsed, _, left = parser.parse_args_into_dataclasses(args, return_remaining_strings=True)
     check_options(left, parser)
-    return tuple(parsed)  # type: ignore[return-value]
+    script_args, training_args, model_args, dataset_args = parsed
+    if training_args.output_dir == UNNAMED:
+        training_args.output_dir = default_output_dir(script_args, training_args, model_args)
+    return script_args, training_args, model_args, dataset_args
+
+
+def default_output_dir(script_args: OPEFOScriptArguments, training_args: OPEFOConfig, model_args: ModelConfig) -> str:
+    """A folder for each model, dataset and method, so that two runs do not meet in one by chance."""
+    named = (model_args.model_name_or_path or "model", script_args.dataset_name or "mixture")
+    model, dataset = (Path(name).name or "here" for name in named)
+    steers = (
+        training_args.flow_strength or training_args.flow_entropy_target or training_args.flow_entropy_target_ratio
+    )
+    return f"outputs/{model}-{Path(dataset).stem}-{'opefo' if steers else 'grpo'}"

@@ -5,18 +5,21 @@ By hand: `accelerate launch -m opefo_trl.commands.train --config FILE.yaml`.
 
 import sys
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, cast
 
 from transformers import AutoTokenizer
 from trl import DatasetMixtureConfig, ModelConfig, get_peft_config, get_quantization_config
 
-from ..checkpoints import copy_model, is_finished, is_saved, read_state, resume_point
+from ..checkpoints import changes_since, copy_model, is_finished, is_saved, read_state, resume_point, set_aside
 from ..config import OPEFOConfig
 from ..data.datasets import keep_rows, load_splits, pick_split
 from ..data.prompts import check_bos, drop_long_prompts, render, to_prompts
 from ..grading.policy import Policy
+from ..identity import completions_per_step, fingerprint, model_fingerprint, settings_of
 from .arguments import OPEFOScriptArguments, parse
+from .lock import hold
 from .messages import PROG, describe_failure, fail, say
 
 
@@ -48,9 +51,10 @@ def load_tokenizer(model_args: ModelConfig, training_args: OPEFOConfig) -> Any:
             trust_remote_code=training_args.trust_remote_code,
         )
     except (OSError, ValueError) as error:
-        raise ValueError(
-            f"The tokenizer of `model_name_or_path` {model_args.model_name_or_path} cannot be loaded: {error}"
-        ) from error
+        name = str(model_args.model_name_or_path)
+        if not Path(name).is_dir() and (name.startswith((".", "/", "~")) or name.count("/") != 1):
+            raise ValueError(f"`model_name_or_path` {name} is no folder, and no name on the hub.") from error
+        raise ValueError(f"The tokenizer of `model_name_or_path` {name} cannot be loaded: {error}") from error
 
 
 def chat_template_kwargs(training_args: OPEFOConfig) -> dict[str, Any]:
@@ -121,8 +125,9 @@ def prepare(
     first = next(iter(train_dataset))
     for reward in rewards:
         check_reward(reward, first)
-    if isinstance(first["prompt"], str):  # a chat template is known to the tokenizer
-        check_bos(first["prompt"], load_tokenizer(model_args, training_args))
+    tokenizer = load_tokenizer(model_args, training_args)
+    if isinstance(first["prompt"], str):  # a chat template has its own
+        check_bos(first["prompt"], tokenizer)
     if script_args.reward_model_name_or_path:
         rewards.insert(0, script_args.reward_model_name_or_path)
     if training_args.reward_weights is not None and len(training_args.reward_weights) != len(rewards):
@@ -149,6 +154,21 @@ def prepare(
     }
 
 
+def identity_of(
+    script_args: OPEFOScriptArguments,
+    training_args: OPEFOConfig,
+    model_args: ModelConfig,
+    dataset_args: DatasetMixtureConfig,
+    train_dataset: Any,
+) -> dict[str, Any]:
+    """The settings of a command that make the result of its run, as JSON."""
+    settings = settings_of([dataset_args, model_args, training_args, script_args])
+    settings["model_name_or_path"] = model_fingerprint(cast(str, model_args.model_name_or_path))
+    settings["completions_per_step"] = completions_per_step(training_args)
+    settings["dataset"] = fingerprint(train_dataset)
+    return settings
+
+
 def main(args: list[str] | None = None) -> None:
     try:
         script_args, training_args, model_args, dataset_args = parse(sys.argv[1:] if args is None else args)
@@ -156,45 +176,91 @@ def main(args: list[str] | None = None) -> None:
             raise ValueError(
                 "`--dry_run` starts no process: use `opefo train --dry_run` instead of `accelerate launch`."
             )
-        checkpoint, passed_over = resume_point(training_args)
-        if checkpoint is not None and is_finished(checkpoint, training_args):
-            if not is_saved(checkpoint, str(training_args.output_dir)) and training_args.should_save:
-                copy_model(checkpoint, str(training_args.output_dir))
-            say(
-                f"{checkpoint} is the end of this run: raise `max_steps` or `num_train_epochs` to train on, or set "
-                "`resume_from_checkpoint: false` to start anew."
-            )
-            return
-        check_output_dir(str(training_args.output_dir))
         trainer_args = prepare(script_args, training_args, model_args, dataset_args)
-        from ..trainer import OPEFOTrainer
-
-        if checkpoint is not None and training_args.flow_entropy_target_ratio is not None:
-            read_state(checkpoint, "entropy_target")  # raises now what would end the training later
-        try:
-            trainer = OPEFOTrainer(**trainer_args)
-        except OSError as error:
-            raise ValueError(
-                f"`model_name_or_path` {trainer_args['model']} cannot be loaded (weights must be safetensors, unless "
-                f"`model_init_kwargs` holds `use_safetensors: false`): {error}"
-            ) from error
-        first = next(iter(trainer_args["train_dataset"]))["prompt"]
-        first = render(first, trainer.processing_class, **chat_template_kwargs(training_args))
+        identity = identity_of(script_args, training_args, model_args, dataset_args, trainer_args["train_dataset"])
+        resume_point(training_args)  # raises if the checkpoint that is named cannot be used
+        check_output_dir(str(training_args.output_dir))
+        Path(str(training_args.output_dir)).mkdir(parents=True, exist_ok=True)
     except (ValueError, TypeError, OSError) as error:
         fail(error)
+    with ExitStack() as stack:
+        try:
+            if training_args.should_save:
+                stack.enter_context(hold(Path(str(training_args.output_dir))))
+            start = find_start(training_args, identity)
+            if start is None:
+                return
+            checkpoint, sentences = start
+            trainer = make_trainer(trainer_args, identity)
+            first = next(iter(trainer_args["train_dataset"]))["prompt"]
+            first = render(first, trainer.processing_class, **chat_template_kwargs(training_args))
+        except (ValueError, TypeError, OSError) as error:
+            fail(error)
+        say(f"First prompt: {first!r}")
+        for sentence in [*sentences, *describe_golds(script_args, trainer_args["train_dataset"])]:
+            say(sentence)
+        run(trainer, checkpoint, script_args)
 
-    say(f"First prompt: {first!r}")
-    if script_args.dataset_solution_column is not None and not script_args.dataset_streaming:
-        missing = trainer_args["train_dataset"]["solution"][:].count(None)
-        if missing:
-            say(
-                f"{missing} of {len(trainer_args['train_dataset'])} rows have no gold answer in column "
-                f"{script_args.dataset_solution_column!r}: they train nothing."
-            )
-    for sentence in passed_over:
-        say(sentence)
-    if checkpoint is not None:
-        say(f"Resuming from {checkpoint}.")
+
+def find_start(training_args: OPEFOConfig, identity: dict[str, Any]) -> tuple[str | None, list[str]] | None:
+    """
+    The checkpoint to go on from, or `None` for a new run, with what there is to say; nothing if the run has ended.
+
+    Raises:
+        `ValueError`: if the checkpoint is of another run, or not whole.
+    """
+    output_dir = str(training_args.output_dir)
+    checkpoint, sentences = resume_point(training_args)
+    if checkpoint is None:
+        folder = set_aside(output_dir) if training_args.should_save else None
+        return None, [*sentences, *([f"The checkpoints of the run before are now in {folder}."] if folder else [])]
+    if changed := changes_since(checkpoint, identity):
+        raise ValueError(
+            f"{checkpoint} is of another run: {'; '.join(changed)}. Set `resume_from_checkpoint: false` to start a "
+            "new run in this folder, or set another `output_dir`."
+        )
+    if training_args.flow_entropy_target_ratio is not None:
+        read_state(checkpoint, "entropy_target")  # raises now what would end the training later
+    if is_finished(checkpoint, training_args):
+        if not is_saved(checkpoint, output_dir) and training_args.should_save:
+            copy_model(checkpoint, output_dir)
+        say(
+            f"{checkpoint} is the end of this run: raise `max_steps` or `num_train_epochs` to train on, or set "
+            "`resume_from_checkpoint: false` to start anew."
+        )
+        return None
+    return checkpoint, [*sentences, f"Resuming from {checkpoint}."]
+
+
+def make_trainer(trainer_args: dict[str, Any], identity: dict[str, Any]) -> Any:
+    """The trainer. Raises `ValueError` if its model cannot be loaded."""
+    from ..trainer import OPEFOTrainer
+
+    try:
+        trainer = OPEFOTrainer(**trainer_args)
+    except OSError as error:
+        raise ValueError(
+            f"`model_name_or_path` {trainer_args['model']} cannot be loaded (weights must be safetensors, unless "
+            f"`model_init_kwargs` holds `use_safetensors: false`): {error}"
+        ) from error
+    trainer.identity = identity
+    return trainer
+
+
+def describe_golds(script_args: OPEFOScriptArguments, train_dataset: Any) -> list[str]:
+    """A sentence if rows have no gold answer."""
+    column = script_args.dataset_solution_column
+    if column is None or script_args.dataset_streaming:
+        return []
+    missing = train_dataset["solution"][:].count(None)
+    if not missing:
+        return []
+    return [f"{missing} of {len(train_dataset)} rows have no gold answer in column {column!r}: they train nothing."]
+
+
+def run(trainer: Any, checkpoint: str | None, script_args: OPEFOScriptArguments) -> None:
+    """Train, save and push; end the process with a sentence if something goes wrong."""
+    args = trainer.args
     try:
         trainer.train(resume_from_checkpoint=checkpoint)
         trainer.save_final_model()
@@ -204,8 +270,8 @@ def main(args: list[str] | None = None) -> None:
         # From whichever process it happened in
         print(f"{PROG}: error: {reason}", file=sys.stderr)
         sys.exit(2)
-    say(f"Model saved to {training_args.output_dir}.")
-    if training_args.push_to_hub:
+    say(f"Model saved to {args.output_dir}.")
+    if args.push_to_hub:
         trainer.push_to_hub(dataset_name=script_args.dataset_name)
     # Finish the trackers and leave the process group
     trainer.accelerator.end_training()

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
-from conftest import make_dataset, make_model, make_tokenizer
+from conftest import make_model
 from safetensors.torch import load_file
+from train_runs import make_recipe, refuse
 
 from opefo_trl import OPEFOTrainer, checkpoints
 from opefo_trl.commands import train
@@ -24,44 +24,7 @@ TWO_PROCESSES = [sys.executable, "-m", "torch.distributed.run", "--standalone", 
 
 @pytest.fixture
 def recipe(tmp_path, monkeypatch):
-    """A recipe in a folder of its own, as a user has it: model, data, reward and YAML."""
-    make_model().save_pretrained(tmp_path / "model")
-    make_tokenizer().save_pretrained(tmp_path / "model")
-    make_dataset().to_json(tmp_path / "puzzles.jsonl")
-    (tmp_path / "letters.py").write_text(
-        "def reward(completions, **kwargs):\n"
-        "    return [float(sum(letter in 'abcd02468' for letter in completion)) for completion in completions]\n"
-    )
-    settings = {
-        "model_name_or_path": "model",
-        "dataset_name": "puzzles.jsonl",
-        "reward_funcs": ["letters.reward"],
-        "output_dir": "run",
-        "per_device_train_batch_size": 8,
-        "num_generations": 4,
-        "max_completion_length": 8,
-        "max_steps": 4,
-        "save_steps": 2,
-        "learning_rate": "1e-3",
-        "lr_scheduler_type": "constant",
-        "logging_steps": 1,
-        "use_cpu": True,
-        "bf16": False,
-        "gradient_checkpointing": False,
-        "disable_tqdm": True,
-        "report_to": "none",
-    }
-    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(settings))
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    return tmp_path
-
-
-def refuse(capsys, *options):
-    with pytest.raises(SystemExit) as exit_info:
-        train.main(["--config", "recipe.yaml", *options])
-    assert exit_info.value.code == 2
-    return capsys.readouterr().err.strip().splitlines()[-1]
+    return make_recipe(tmp_path, monkeypatch)
 
 
 def test_yaml_and_overrides(recipe):
@@ -93,14 +56,12 @@ def test_interrupted_run_resumes_by_itself(recipe, capsys):
 def test_resuming_without_the_entropy_target_is_refused(recipe, capsys):
     train.main(["--config", "recipe.yaml", "--max_steps", "2"])
     message = refuse(capsys, "--flow_entropy_target_ratio", "0.7")
+    assert "run/checkpoint-2 is of another run: `flow_entropy_target_ratio` was None and is 0.7" in message
+    state = recipe / "run" / "checkpoint-2" / "entropy_flow_state.json"
+    kept = json.loads(state.read_text())
+    state.write_text(json.dumps({"files": kept["files"]}))  # of a version that kept no settings
+    message = refuse(capsys, "--flow_entropy_target_ratio", "0.7")
     assert "run/checkpoint-2/entropy_flow_state.json does not hold `entropy_target`" in message
-
-
-def test_starting_anew(recipe, capsys):
-    train.main(["--config", "recipe.yaml", "--max_steps", "2"])
-    train.main(["--config", "recipe.yaml", "--max_steps", "2", "--resume_from_checkpoint", "false"])
-    out = capsys.readouterr().out
-    assert "Resuming" not in out and "is the end of this run" not in out
 
 
 def test_rows_without_a_gold_answer_are_counted(recipe, capsys):
@@ -135,7 +96,7 @@ def test_lora_run_with_evaluation(recipe):
         (["--reward_funcs", "letters.sum"], "Reward function 'letters.sum' cannot be imported"),
         (["--reward_funcs", "accuracy_reward"], "Reward function 'accuracy_reward' does not fit the dataset"),
         (["--reward_weights", "1", "2"], "`reward_weights` holds 2 weights for 1 rewards"),
-        (["--model_name_or_path", "./gone"], "`model_name_or_path` ./gone cannot be loaded"),
+        (["--model_name_or_path", "./gone"], "`model_name_or_path` ./gone is no folder, and no name on the hub"),
         (["--resume_from_checkpoint", "gone"], "Checkpoint gone does not exist: check `resume_from_checkpoint`."),
         (["--num_generations", "3"], "must be divisible by num_generations (3)"),
     ],

@@ -1,0 +1,90 @@
+"""What a run is: the settings that make its result, kept in its checkpoints and compared when it goes on."""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+
+# These may differ between two starts of one run. The first four may, since a run can be prolonged (a schedule that
+# ends with the run then follows its new length) and spread over other devices with as many completions per step.
+MAY_CHANGE = set(
+    "max_steps num_train_epochs per_device_train_batch_size gradient_accumulation_steps steps_per_generation "
+    "output_dir resume_from_checkpoint dry_run save_on_interrupt run_name project disable_tqdm "
+    "per_device_eval_batch_size prediction_loss_only include_for_metrics batch_eval_metrics load_best_model_at_end "
+    "metric_for_best_model greater_is_better dataset_test_split do_train do_eval do_predict debug skip_memory_metrics "
+    "include_num_input_tokens_seen num_completions_to_print num_generations_eval ignore_bias_buffers local_rank "
+    "use_cpu deepspeed fsdp fsdp_config accelerator_config parallelism_config gradient_checkpointing "
+    "gradient_checkpointing_kwargs activation_checkpointing activation_checkpointing_kwargs torch_empty_cache_steps "
+    "torch_compile torch_compile_backend torch_compile_mode attn_implementation ds3_gather_for_generation "
+    "auto_find_batch_size restore_callback_states_from_checkpoint enable_jit_checkpoint reward_warn_seconds".split()
+)
+MAY_CHANGE_PREFIXES = (
+    *("logging_", "log_", "save_", "report_", "hub_", "push_", "eval_", "trackio_", "dataloader_", "ddp_"),
+    *("vllm_server_", "vllm_gpu_", "vllm_group_", "vllm_max_model_", "vllm_tensor_", "vllm_mode", "vllm_enable_"),
+)
+NUM_SAMPLED = 1000
+SHOWN_LENGTH = 80
+
+
+def settings_of(configs: Iterable[Any]) -> dict[str, Any]:
+    """
+    The settings of dataclasses that make the result of a run, as JSON.
+
+    Args:
+        configs (`Iterable[Any]`):
+            Dataclasses; a later one wins where two have a field of one name.
+    """
+    settings = {}
+    for config in configs:
+        if is_dataclass(config):
+            for field in fields(config):
+                if field.name not in MAY_CHANGE and not field.name.startswith(MAY_CHANGE_PREFIXES):
+                    settings[field.name] = getattr(config, field.name)
+    return json.loads(json.dumps(settings, default=_plain))
+
+
+def completions_per_step(training_args: Any) -> int:
+    """Over all processes and accumulated micro-batches: it may not change, however it is spread."""
+    per_process = training_args.per_device_train_batch_size * training_args.gradient_accumulation_steps
+    return per_process * training_args.world_size
+
+
+def fingerprint(dataset: Any) -> str | None:
+    """The number of rows and a checksum of up to a thousand of them; `None` for a stream."""
+    try:
+        size = len(dataset)
+    except TypeError:
+        return None
+    rows = [dataset[place] for place in range(0, size, max(1, size // NUM_SAMPLED))]
+    return f"{size} rows, checksum {crc32(json.dumps(rows, default=_plain, sort_keys=True).encode()):08x}"
+
+
+def model_fingerprint(name: str) -> str:
+    """The name of a model and, for a folder, the sizes of its weights."""
+    folder = Path(name)
+    if not folder.is_dir():
+        return name
+    weights = sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".bin"))
+    return f"{folder.resolve()} ({sum(path.stat().st_size for path in weights)} bytes of weights)"
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What differs between two sets of settings, each as a clause; a setting that only one version knows does not."""
+    return [
+        f"`{name}` was {_shown(before[name])} and is {_shown(now[name])}"
+        for name in before
+        if name in now and before[name] != now[name]
+    ]
+
+
+def _plain(value: Any) -> str:
+    """An object that JSON does not know, by its type and without its address."""
+    return type(value).__name__ if " at 0x" in repr(value) else str(value)
+
+
+def _shown(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= SHOWN_LENGTH else f"{text[:SHOWN_LENGTH]}…"

@@ -1,0 +1,97 @@
+"""How a training starts: whose folder it is, and from which checkpoint it goes on."""
+
+import subprocess
+import sys
+
+import pytest
+import yaml
+from conftest import make_dataset, make_model, make_tokenizer
+from train_runs import make_recipe, refuse
+
+from opefo_trl.commands import train
+
+
+@pytest.fixture
+def recipe(tmp_path, monkeypatch):
+    return make_recipe(tmp_path, monkeypatch)
+
+
+def test_starting_anew(recipe, capsys):
+    train.main(["--config", "recipe.yaml", "--max_steps", "2"])
+    before = (recipe / "run" / "checkpoint-2" / "model.safetensors").read_bytes()
+    anew = ["--config", "recipe.yaml", "--max_steps", "2", "--seed", "3", "--resume_from_checkpoint", "false"]
+    train.main(anew)
+    out = capsys.readouterr().out
+    assert "Resuming" not in out and "is the end of this run" not in out
+    assert "The checkpoints of the run before are now in run/earlier-1." in out
+    assert (recipe / "run" / "earlier-1" / "checkpoint-2" / "model.safetensors").read_bytes() == before
+    train.main(anew)
+    assert "are now in run/earlier-2." in capsys.readouterr().out
+    train.main(anew[:-2])
+    assert "run/checkpoint-2 is the end of this run" in capsys.readouterr().out, "the new run's, not the old one's"
+
+
+@pytest.mark.parametrize(
+    ("options", "clause"),
+    [
+        ("--learning_rate 5e-3", "`learning_rate` was 0.001 and is 0.005"),
+        ("--seed 7", "`seed` was 42 and is 7"),
+        ("--flow_strength 0.5", "`flow_strength` was 1.0 and is 0.5"),
+        ("--reward_funcs others.reward", "`reward_funcs` was ['letters.reward'] and is ['others.reward']"),
+        ("--gradient_accumulation_steps 2", "`completions_per_step` was 8 and is 16"),
+        ("--dataset_name others.jsonl", "`dataset_name` was puzzles.jsonl and is others.jsonl; `dataset` was "),
+        ("--model_name_or_path other", "`model_name_or_path` was "),
+        ("--lr_scheduler_type linear", "`lr_scheduler_type` was constant and is linear"),
+    ],
+)
+def test_another_run_in_the_same_folder_is_refused(recipe, capsys, options, clause):
+    train.main(["--config", "recipe.yaml", "--max_steps", "2"])
+    make_dataset().select(range(8)).to_json(recipe / "others.jsonl")
+    make_model().save_pretrained(recipe / "other")
+    make_tokenizer().save_pretrained(recipe / "other")
+    (recipe / "others.py").write_text("def reward(completions, **kwargs):\n    return [0.0] * len(completions)\n")
+    before = (recipe / "run" / "model.safetensors").read_bytes()
+    message = refuse(capsys, *options.split())
+    assert "run/checkpoint-2 is of another run: " in message and clause in message
+    assert "Set `resume_from_checkpoint: false` to start a new run in this folder, or set another" in message
+    assert (recipe / "run" / "model.safetensors").read_bytes() == before
+
+
+def test_what_may_change_on_the_way(recipe, capsys):
+    train.main(["--config", "recipe.yaml", "--max_steps", "2"])
+    options = "--max_steps 3 --save_steps 1 --logging_steps 2 --per_device_train_batch_size 4 --run_name other"
+    train.main(["--config", "recipe.yaml", *options.split(), "--gradient_accumulation_steps", "2"])
+    assert "Resuming from run/checkpoint-2." in capsys.readouterr().out
+    assert (recipe / "run" / "checkpoint-3").is_dir()
+
+
+def test_a_finished_run_hides_no_mistake(recipe, capsys):
+    train.main(["--config", "recipe.yaml", "--max_steps", "2"])
+    for options, sentence in (
+        ("--model_name_or_path ./gone", "is no folder"),
+        ("--dataset_name gone.jsonl", "does not exist"),
+        ("--reward_funcs gone", "is unknown"),
+    ):
+        assert sentence in refuse(capsys, "--max_steps", "2", *options.split())
+
+
+def test_a_folder_without_a_name(recipe, capsys):
+    settings = yaml.safe_load((recipe / "recipe.yaml").read_text())
+    del settings["output_dir"]
+    (recipe / "recipe.yaml").write_text(yaml.safe_dump(settings))
+    for options, name in (([], "opefo"), (["--flow_strength", "0"], "grpo")):
+        assert train.parse(["--config", "recipe.yaml", *options])[1].output_dir == f"outputs/model-puzzles-{name}"
+
+
+def test_two_runs_in_one_folder_at_once(recipe, capsys):
+    (recipe / "run").mkdir()
+    holder = "import sys; from pathlib import Path; from opefo_trl.commands.lock import hold\n"
+    holder += "with hold(Path('run')):\n    print('held', flush=True); sys.stdin.read()\n"
+    other = subprocess.Popen([sys.executable, "-c", holder], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert other.stdout.readline() == "held\n"
+    message = refuse(capsys)
+    assert f"Process {other.pid} on " in message and "is training in `output_dir` run: wait until it ends" in message
+    other.kill()  # SIGKILL: the kernel gives the folder back
+    other.wait()
+    train.main(["--config", "recipe.yaml", "--max_steps", "2"])
+    assert "Model saved to run." in capsys.readouterr().out
