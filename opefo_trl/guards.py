@@ -1,11 +1,17 @@
 """What would ruin a run: infinite rewards, NaN in the policy, a reward function that fails."""
 
+import functools
+import inspect
 import traceback
+from collections.abc import Callable
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from accelerate.logging import get_logger
 from accelerate.utils import operations
+from trl.trainer.utils import get_callable_name, is_async_callable
 
 
 if TYPE_CHECKING:
@@ -25,6 +31,13 @@ class GuardedRollouts(Base):
     Mixin for a [`~trl.GRPOTrainer`]: an infinite reward counts as no reward, and weights that are NaN or infinite stop
     the run with a sentence. Exceptions of the user's own functions pass as they are.
     """
+
+    def __init__(self, *trl_args: Any, **trl_kwargs: Any):
+        super().__init__(*trl_args, **trl_kwargs)
+        self.reward_funcs = [
+            reward if isinstance(reward, torch.nn.Module) else checked_reward(reward)  # type: ignore[arg-type]
+            for reward in self.reward_funcs
+        ]
 
     # Completions of the last rollout batch, over all processes; a subclass may replace `_calculate_rewards`
     _num_infinite: torch.Tensor | None = None
@@ -46,6 +59,49 @@ class GuardedRollouts(Base):
         infinite = rewards.isinf()
         self._num_infinite = infinite.sum()
         return rewards.masked_fill(infinite, torch.nan)
+
+
+def checked_reward(reward: Callable[..., Any]) -> Callable[..., Any]:
+    """A reward function whose values are looked at before TRL makes a tensor of them."""
+    if is_async_callable(reward):
+
+        @functools.wraps(reward)
+        async def checked_async(*args: Any, **kwargs: Any) -> Any:
+            return check_values(reward, await reward(*args, **kwargs), len(kwargs["completions"]))
+
+        return checked_async
+
+    @functools.wraps(reward)
+    def checked(*args: Any, **kwargs: Any) -> Any:
+        return check_values(reward, reward(*args, **kwargs), len(kwargs["completions"]))
+
+    return checked
+
+
+def check_values(reward: Callable[..., Any], values: Any, num_completions: int) -> Any:
+    """
+    What a reward function returned, if TRL can take it.
+
+    Raises:
+        `RunStopped`: if that is not a number or `None` per completion.
+    """
+    expected = f"a list of {num_completions} numbers or None, one for each completion"
+    try:
+        found = None if len(values) == num_completions else f"{len(values)} values"
+    except TypeError:
+        found = repr(values)
+    if found is None:
+        wrong = [
+            value for value in values if not (value is None or isinstance(value, Real | torch.Tensor | np.generic))
+        ]
+        found = f"{wrong[0]!r} among them" if wrong else None
+    if found is None:
+        return values
+    code = inspect.unwrap(reward).__code__ if inspect.isroutine(inspect.unwrap(reward)) else None
+    place = f" ({code.co_filename}, line {code.co_firstlineno})" if code else ""
+    raise RunStopped(
+        f"Reward function `{get_callable_name(reward)}`{place} returned {found}: it must return {expected}."
+    )
 
 
 def count_lost(inputs: dict[str, Any], mask: torch.Tensor) -> torch.Tensor:

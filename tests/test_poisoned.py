@@ -222,8 +222,6 @@ def short_reward(completions, **kwargs):
     [
         (failing_reward, r"in failing_reward \(.*test_poisoned.py, line \d+\): IndexError: list index out of range"),
         (failing_reward, "A reward function failed at step 0"),
-        (short_reward, "ValueError: The reward function 'short_reward' returned 1 rewards, but 8 were expected"),
-        (rewards_with("good", [1]), "A reward function failed at step 0, in .*TypeError"),
     ],
 )
 def test_a_reward_that_fails_is_described(make_trainer, reward, sentence):
@@ -232,6 +230,36 @@ def test_a_reward_that_fails_is_described(make_trainer, reward, sentence):
         make_trainer(reward=reward).train()
     assert not isinstance(raised.value, RunStopped)
     assert re.search(sentence, describe_failed_reward(raised.value, step=0))
+
+
+async def async_reward(completions, **kwargs):
+    return ["good"] * len(completions)
+
+
+class RewardObject:
+    def __call__(self, completions, **kwargs):
+        return {"reward": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("reward", "sentence"),
+    [
+        (
+            short_reward,
+            r"`short_reward` \(.*test_poisoned.py, line \d+\) returned 1 values: it must return a list of 8",
+        ),
+        (rewards_with("good", [1]), r"`reward` \(.*line \d+\) returned 'good' among them: it must return a list of 8"),
+        (
+            lambda completions, **kwargs: None,
+            r"returned None: it must return a list of 8 numbers or None, one for each",
+        ),
+        (async_reward, r"`async_reward` \(.*line \d+\) returned 'good' among them"),
+        (RewardObject(), "`RewardObject` returned 1 values: it must return a list of 8 numbers"),
+    ],
+)
+def test_a_reward_that_returns_something_else_is_named(make_trainer, reward, sentence):
+    with pytest.raises(RunStopped, match=sentence):
+        make_trainer(reward=reward).train()
 
 
 def test_other_exceptions_are_not_put_on_a_reward(make_trainer):

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from accelerate.commands.launch import launch_command_parser
 from trl import DatasetMixtureConfig, ModelConfig, TrlParser
@@ -190,12 +191,22 @@ def parse(
     parser = make_parser(config_class)
     # The file first: its values are defaults that the command line overrides
     apply_config_file(parser, parser.parse_known_args(args)[0].config)
+    if not torch.accelerator.is_available():
+        # transformers would stop at the first setting that needs a GPU, before anything else is checked
+        args = [*args, "--use_cpu", "true"]
     *parsed, _, left = parser.parse_args_into_dataclasses(args, return_remaining_strings=True)
     check_options(left, parser)
     script_args, training_args, model_args, dataset_args = parsed
     if training_args.output_dir == UNNAMED:
         training_args.output_dir = default_output_dir(script_args, training_args, model_args)
     return script_args, training_args, model_args, dataset_args
+
+
+def wants_cpu(args: list[str]) -> bool:
+    """Whether the user set `use_cpu`, on the command line or in the file."""
+    parser = make_parser()
+    apply_config_file(parser, parser.parse_known_args(args)[0].config)
+    return bool(parser.parse_known_args(args)[0].use_cpu)
 
 
 def default_output_dir(script_args: OPEFOScriptArguments, training_args: OPEFOConfig, model_args: ModelConfig) -> str:

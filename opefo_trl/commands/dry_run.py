@@ -1,7 +1,6 @@
 """`opefo train --dry_run`: everything but the training, in one process, whatever the number of GPUs planned."""
 
 import asyncio
-import importlib.util
 import inspect
 import os
 import sys
@@ -28,6 +27,7 @@ from ..grading.golds import describe_text_golds
 from .arguments import OPEFOScriptArguments, parse
 from .memory import GIB, Sharding, estimate_memory
 from .messages import PROG, fail, say
+from .parts import missing_parts
 from .train import chat_template_kwargs, load_tokenizer, prepare
 
 
@@ -95,8 +95,7 @@ def planned_config(num_processes: int) -> type[OPEFOConfig]:
 
 def _report(args: list[str], plan: Plan) -> list[str]:
     has_gpu = torch.cuda.is_available()
-    # Without a GPU, the settings that need one can be read but not be tried
-    parsed = parse(args if has_gpu else [*args, "--use_cpu", "true"], planned_config(plan.num_processes))
+    parsed = parse(args, planned_config(plan.num_processes))
     script_args, training_args, model_args, _ = parsed
     say("Settings that are not the defaults:\n" + _indent(_differences(parsed)))
     say(_batch(training_args, plan))
@@ -113,8 +112,11 @@ def _report(args: list[str], plan: Plan) -> list[str]:
         *_check_rewards(trainer_args["reward_funcs"], rows, tokenizer),
         *_check_memory(model_config, lengths[-1], training_args, model_args, plan),
     ]
+    missing = missing_parts(training_args, model_args, wants_cpu=True)
     if has_gpu:
-        return [*problems, *_check_machine(training_args, plan)]
+        return [*problems, *missing, *_check_machine(training_args, plan)]
+    for sentence in missing:  # the training may be meant for another machine
+        say(f"Not on this machine: {sentence}")
     say("GPUs: none here, so that bf16, vLLM and the number of GPUs were not checked.")
     return problems
 
@@ -331,16 +333,13 @@ def _check_memory(
 
 
 def _check_machine(args: OPEFOConfig, plan: Plan) -> list[str]:
-    problems = []
     needed = plan.num_processes // plan.num_machines
-    if needed > torch.cuda.device_count() and not args.use_cpu:
-        problems.append(
-            f"{needed} processes need as many GPUs, but this machine has {torch.cuda.device_count()}: set "
-            "`num_processes`, and keep the batch with `gradient_accumulation_steps`."
-        )
-    if args.use_vllm and importlib.util.find_spec("vllm") is None:
-        problems.append("`use_vllm` needs vLLM: `pip install 'trl[vllm]'`, or set `use_vllm: false`.")
-    return problems
+    if needed <= torch.cuda.device_count() or args.use_cpu:
+        return []
+    return [
+        f"{needed} processes need as many GPUs, but this machine has {torch.cuda.device_count()}: set "
+        "`num_processes`, and keep the batch with `gradient_accumulation_steps`."
+    ]
 
 
 def _indent(text: str) -> str:

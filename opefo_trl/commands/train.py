@@ -18,9 +18,10 @@ from ..data.datasets import keep_rows, load_splits, pick_split
 from ..data.prompts import check_bos, drop_long_prompts, render, to_prompts
 from ..grading.policy import Policy
 from ..identity import completions_per_step, fingerprint, model_fingerprint, settings_of
-from .arguments import OPEFOScriptArguments, parse
+from .arguments import OPEFOScriptArguments, parse, wants_cpu
 from .lock import hold
 from .messages import PROG, describe_failure, fail, say
+from .parts import missing_parts
 
 
 def check_output_dir(output_dir: str) -> None:
@@ -171,12 +172,15 @@ def identity_of(
 
 def main(args: list[str] | None = None) -> None:
     try:
-        script_args, training_args, model_args, dataset_args = parse(sys.argv[1:] if args is None else args)
+        args = sys.argv[1:] if args is None else args
+        script_args, training_args, model_args, dataset_args = parse(args)
         if script_args.dry_run:
             raise ValueError(
                 "`--dry_run` starts no process: use `opefo train --dry_run` instead of `accelerate launch`."
             )
         trainer_args = prepare(script_args, training_args, model_args, dataset_args)
+        if missing := missing_parts(training_args, model_args, wants_cpu(args)):
+            raise ValueError(" ".join(missing))
         identity = identity_of(script_args, training_args, model_args, dataset_args, trainer_args["train_dataset"])
         resume_point(training_args)  # raises if the checkpoint that is named cannot be used
         check_output_dir(str(training_args.output_dir))

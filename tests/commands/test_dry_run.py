@@ -8,7 +8,7 @@ import yaml
 from conftest import make_model, make_tokenizer
 
 from opefo_trl import OPEFOTrainer
-from opefo_trl.commands import cli, train
+from opefo_trl.commands import cli, parts, train
 from opefo_trl.commands.dry_run import read_plan
 
 
@@ -179,8 +179,8 @@ def test_a_gpu_too_small(recipe, capsys, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SmallGPU)
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr(parts, "find_spec", lambda name: None)
     code, _, errors = dry_run(capsys, "--use_vllm", "true")
     assert code == 2 and len(errors) == 2
     assert "The estimated 2 GiB exceed this GPU's 1 GiB: lower `per_device_train_batch_size`" in errors[0]
-    assert "`use_vllm` needs vLLM: `pip install 'trl[vllm]'`, or set `use_vllm: false`." in errors[1]
+    assert "`use_vllm` needs the package vllm: `pip install 'trl[vllm]'`, or set `use_vllm: false`." in errors[1]
