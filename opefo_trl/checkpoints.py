@@ -208,6 +208,8 @@ def how_to_write(error: BaseException | None) -> str | None:
     other exception. Libraries in Rust and C++ raise no `OSError`: safetensors puts the number into its message,
     and torch's writer has no number at all.
     """
+    if is_from_network(error):
+        return None
     while error is not None:
         in_message = re.search(r"\(os error (\d+)\)", str(error))
         number = error.errno if isinstance(error, OSError) else int(in_message[1]) if in_message else None
@@ -217,6 +219,18 @@ def how_to_write(error: BaseException | None) -> str | None:
             return "make the folder writable"
         error = error.__cause__ or error.__context__
     return None
+
+
+NETWORK_PACKAGES = ("huggingface_hub", "requests", "httpx", "urllib3")
+
+
+def is_from_network(error: BaseException | None) -> bool:
+    """Whether an exception, itself or by its cause, comes from a server that does not answer."""
+    while error is not None:
+        if isinstance(error, ConnectionError | TimeoutError) or type(error).__module__.startswith(NETWORK_PACKAGES):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 @contextmanager
@@ -297,6 +311,26 @@ class WholeCheckpoints(Base):
         if resume_from_checkpoint and (changed := changes_since(str(resume_from_checkpoint), self.identity)):
             logger.warning(f"Checkpoint {resume_from_checkpoint} is of another run: {'; '.join(changed)}.")
         return super().train(resume_from_checkpoint, *trl_args, **trl_kwargs)
+
+    # A tied weight is in the checkpoint under its other name
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        model: Any = self.model
+        is_tied = model.config.get_text_config().tie_word_embeddings
+        tied = (model._tied_weights_keys or {}) if is_tied else {}
+        missing = [name for name in load_result.missing_keys if name not in tied]
+        super()._issue_warnings_after_load(load_result._replace(missing_keys=missing))
+
+    # A hub that does not answer is no reason to stop: the checkpoint is on the disk
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        try:
+            super()._push_from_checkpoint(checkpoint_folder)
+        except Exception as error:
+            if not is_from_network(error):
+                raise
+            logger.warning(
+                f"Checkpoint {checkpoint_folder} could not be pushed to the hub ({type(error).__name__}: {error}); "
+                "the run goes on, and the next checkpoint tries again."
+            )
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         step = self.state.global_step

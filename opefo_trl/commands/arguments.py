@@ -51,6 +51,9 @@ class OPEFOScriptArguments(GRPOScriptArguments):
             With `"required"`, `math_reward` wants the gold's unit in the answer, and none where the gold has none.
         math_reward_several_golds (`str`, *optional*, defaults to `"all"`):
             With `"any"`, one of several gold answers is enough for `math_reward`.
+        save_on_interrupt (`bool`, *optional*, defaults to `False`):
+            Whether Ctrl-C lets the step end and saves a checkpoint. Off by default: a step may take minutes, and
+            someone who presses Ctrl-C wants the command to end.
         dry_run (`bool`, *optional*, defaults to `False`):
             Whether to check everything and train nothing.
     """
@@ -95,6 +98,10 @@ class OPEFOScriptArguments(GRPOScriptArguments):
     )
     math_reward_several_golds: str = field(
         default="all", metadata={"help": "With 'any', one of several gold answers is enough for `math_reward`."}
+    )
+    save_on_interrupt: bool = field(
+        default=False,
+        metadata={"help": "Let Ctrl-C end the step and save a checkpoint; a second Ctrl-C ends the run at once."},
     )
     dry_run: bool = field(default=False, metadata={"help": "Check everything and train nothing."})
 

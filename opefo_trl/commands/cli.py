@@ -1,6 +1,7 @@
 """The command `opefo`."""
 
 import argparse
+import signal
 import sys
 from subprocess import CalledProcessError
 
@@ -10,6 +11,7 @@ from .. import __version__
 def train(args: list[str]) -> int:
     """Launch `opefo_trl.commands.train` through accelerate, as `trl grpo` launches its script."""
     from accelerate.commands.launch import launch_command, launch_command_parser
+    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from trl.cli.accelerate_config import resolve_accelerate_config_argument
 
@@ -34,6 +36,8 @@ def train(args: list[str]) -> int:
         from .dry_run import main as dry_run
 
         return dry_run(train_args, launch_args)
+    # Ctrl-C is for the processes that train: they say how to go on, and this one returns their exit code
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         launch_command(
             launch_command_parser().parse_args([*launch_args, "--module", "opefo_trl.commands.train", *train_args])
@@ -42,6 +46,10 @@ def train(args: list[str]) -> int:
         return error.returncode
     except ChildFailedError as error:
         return error.get_first_failure()[1].exitcode
+    except SignalException as error:  # from the launcher of several processes
+        return 128 + error.sigval
+    finally:
+        signal.signal(signal.SIGINT, before)
     return 0
 
 

@@ -3,6 +3,8 @@
 By hand: `accelerate launch -m opefo_trl.commands.train --config FILE.yaml`.
 """
 
+import os
+import signal
 import sys
 import tempfile
 from contextlib import ExitStack
@@ -12,13 +14,23 @@ from typing import Any, cast
 from transformers import AutoTokenizer
 from trl import DatasetMixtureConfig, ModelConfig, get_peft_config, get_quantization_config
 
-from ..checkpoints import changes_since, copy_model, is_finished, is_saved, read_state, resume_point, set_aside
+from ..checkpoints import (
+    changes_since,
+    copy_model,
+    is_finished,
+    is_saved,
+    last_whole_checkpoint,
+    read_state,
+    resume_point,
+    set_aside,
+)
 from ..config import OPEFOConfig
 from ..data.datasets import keep_rows, load_splits, pick_split
 from ..data.prompts import check_bos, drop_long_prompts, render, to_prompts
 from ..grading.policy import Policy
 from ..identity import completions_per_step, fingerprint, model_fingerprint, settings_of
 from .arguments import OPEFOScriptArguments, parse, wants_cpu
+from .interrupts import EXIT_CODE, SaveOnInterrupt
 from .lock import hold
 from .messages import PROG, describe_failure, fail, say
 from .parts import missing_parts
@@ -265,9 +277,23 @@ def describe_golds(script_args: OPEFOScriptArguments, train_dataset: Any) -> lis
 def run(trainer: Any, checkpoint: str | None, script_args: OPEFOScriptArguments) -> None:
     """Train, save and push; end the process with a sentence if something goes wrong."""
     args = trainer.args
+    # The launcher ignores Ctrl-C, and what it starts would, too
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    interrupts = SaveOnInterrupt()
+    if script_args.save_on_interrupt:
+        trainer.add_callback(interrupts)
     try:
         trainer.train(resume_from_checkpoint=checkpoint)
+        if interrupts.is_interrupted:
+            raise KeyboardInterrupt
         trainer.save_final_model()
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        last, _ = last_whole_checkpoint(str(args.output_dir))
+        goes_on = f"goes on from {last}" if last else "starts at the beginning, since there is no checkpoint yet"
+        say(f"\n{PROG}: interrupted at step {trainer.state.global_step}; the same command {goes_on}.", file=sys.stderr)
+        sys.stderr.flush()
+        os._exit(EXIT_CODE)  # the threads of reward functions would be waited for
     except Exception as error:
         if (reason := describe_failure(error, trainer.state.global_step)) is None:
             raise

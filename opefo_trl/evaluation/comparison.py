@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from .results import describe_silence
 from .scores import paired_difference
 
 
@@ -24,12 +25,16 @@ def compare(first: Path, second: Path) -> str:
     if not names:
         raise ValueError(f"{first} and {second} have no benchmark in common.")
     shares: list[list[list[float]]] = [[], []]
+    silence: list[str] = []
     for name in names:
         problems = [result[name]["problems"] for result in results]
         if [p["problem"] for p in problems[0]] != [p["problem"] for p in problems[1]]:
             raise ValueError(
                 f"{first} and {second} hold different problems of {name}: evaluate both on the same file."
             )
+        for path, of in zip((first, second), problems, strict=True):
+            if (sentence := describe_silence(f"{name} in {path}", of)) is not None:
+                silence.append(sentence)
         for mine, theirs in zip(shares, problems, strict=True):
             mine.append([sum(problem["correct"]) / len(problem["correct"]) for problem in theirs])
     lines = [
@@ -45,4 +50,4 @@ def compare(first: Path, second: Path) -> str:
             f"| {names[selection[0]] if len(selection) == 1 else 'average'} | {averages[0]:.1f} | {averages[1]:.1f} | "
             f"{100 * difference:+.1f} | {100 * low:+.1f} to {100 * high:+.1f} |"
         )
-    return "\n".join(lines)
+    return "\n".join([*lines, *(f"\n{sentence}" for sentence in silence)])

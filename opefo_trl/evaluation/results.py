@@ -85,6 +85,17 @@ def score(args: argparse.Namespace, benchmarks: dict[str, list[dict[str, Any]]])
     return results
 
 
+def describe_silence(name: str, problems: list[dict[str, Any]]) -> str | None:
+    """A sentence if no sample of a benchmark gave an answer."""
+    if any(answer is not None for problem in problems for answer in problem.get("answers", [""])):
+        return None
+    truncated = [cut for problem in problems for cut in problem.get("truncated", [])]
+    return (
+        f"No sample of {name} gave an answer, so that its scores say nothing: check `--prompt_template` and "
+        f"`--max_tokens` ({sum(truncated) / max(1, len(truncated)):.0%} were cut off)."
+    )
+
+
 def format_scores(results: dict[str, Any]) -> str:
     """The scores as a Markdown table, a line per benchmark and one for their average."""
     lines = ["| benchmark | problems | k | avg@k, % | pass@k, % | truncated, % | mean length | distinct, % |"]
@@ -98,4 +109,5 @@ def format_scores(results: dict[str, Any]) -> str:
             f"{100 * scores['avg@k_se']:.1f} | {allowed} | {100 * scores['truncated']:.1f} | "
             f"{scores['mean_length']:.0f} | {100 * scores['distinct']:.1f} |"
         )
-    return "\n".join(lines)
+    silence = [describe_silence(name, of["problems"]) for name, of in results["benchmarks"].items()]
+    return "\n".join([*lines, *(f"\n{sentence}" for sentence in silence if sentence)])

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from .runs import Run
+from .runs import ANSWERED, Run
 
 
 EDGE = 20  # "at the start" and "at the end" are means over the first and the last twentieth
@@ -34,8 +34,21 @@ def diagnose(run: Run) -> list[str]:
         width = max(1, len(values) // EDGE)
         return (values[:width].mean(), values[-width:].mean()) if len(values) else (math.nan, math.nan)
 
+    answered = [run.values(metric) for metric in run.history if metric.endswith(ANSWERED)]
+    is_dead = bool(answered) and max(values.max() for values in answered) == 0
+    if is_dead:
+        found.append(
+            "no completion gave an answer: look at `prompt_template` and at `max_completion_length` "
+            f"({edges('completions/clipped_ratio')[1]:.0%} were cut off at the end)."
+        )
     for metric, steps in run.broken.items():
         count = len(steps) + len(run.history.get(metric, {}))
+        if metric == "reward":
+            found.append(
+                f"no reward came in {len(steps)} of {count} logged steps, first at step {steps[0]}: the reward "
+                "functions returned None, or the gold answers cannot be read."
+            )
+            continue
         found.append(
             f"`{metric}` is NaN or infinite in {len(steps)} of {count} logged steps, first at step {steps[0]}, and "
             "not drawn there: train in bf16 or fp32 instead of fp16, or lower `learning_rate`."
@@ -64,7 +77,7 @@ def diagnose(run: Run) -> list[str]:
             "`flow_entropy_target_ratio`) nearer to the entropy."
         )
     zero_std = edges("frac_reward_zero_std")[1]
-    if zero_std > ZERO_STD:
+    if zero_std > ZERO_STD and not is_dead:
         found.append(
             f"{zero_std:.0%} of the groups get the same reward for all completions and teach nothing (mean reward "
             f"{edges('reward')[1]:.2g}): take harder data if nearly all are right, easier data if nearly none, or "

@@ -16,6 +16,7 @@ from .panels import DRAWN, TARGET
 TRAINER_STATE = "trainer_state.json"
 # What the name of a run ends with for its seed alone: `grpo-seed1`, `grpo_seed1`, `grpo-s1`, or a folder `grpo/seed1`
 SEED = re.compile(r"[-_/]s(eed)?[-_]?\d+$")
+ANSWERED = "/answered"
 READ = {*DRAWN, TARGET, "frac_reward_zero_std"}
 
 
@@ -68,11 +69,11 @@ def read_log(path: Path, name: str) -> Run:
         step = entry.get("step")
         if not isinstance(step, int | float) or not math.isfinite(step):
             continue
-        for metric in READ & entry.keys():
+        for metric in [name for name in entry if name in READ or name.endswith(ANSWERED)]:
             value = entry[metric]
             if isinstance(value, int | float) and math.isfinite(value):
                 run.history.setdefault(metric, {})[int(step)] = float(value)
-            elif isinstance(value, int | float):
+            elif isinstance(value, int | float) or (value is None and metric == "reward"):  # no reward came
                 run.broken.setdefault(metric, []).append(int(step))
     return run
 

@@ -69,3 +69,12 @@ def test_another_policy_scores_the_same_completions(folder, monkeypatch, capsys)
     assert results["settings"]["math_reward"] == {"tolerance": 0.05, "units": "optional", "several_golds": "all"}
     message = refuse(capsys, *OPTIONS, "--output", "out", "--math_reward_several_golds", "some")
     assert "`math_reward_several_golds` is 'some': set it to 'all' or 'any'." in message
+
+
+def test_a_model_that_gives_no_answer(folder, monkeypatch, capsys):
+    answer_with(monkeypatch, lambda problem: ["So it is 1."] * 4)
+    assert run("out") == 0
+    out = capsys.readouterr().out
+    assert "No sample of mine gave an answer, so that its scores say nothing: check `--prompt_template`" in out
+    assert evaluate.main(["--compare", "out", "out"]) == 0
+    assert capsys.readouterr().out.count("No sample of mine in out gave an answer") == 2

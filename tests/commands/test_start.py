@@ -1,7 +1,11 @@
 """How a training starts: whose folder it is, and from which checkpoint it goes on."""
 
+import os
+import re
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -95,3 +99,35 @@ def test_two_runs_in_one_folder_at_once(recipe, capsys):
     other.wait()
     train.main(["--config", "recipe.yaml", "--max_steps", "2"])
     assert "Model saved to run." in capsys.readouterr().out
+
+
+def interrupt(recipe, *options, after="'loss'"):
+    """Press Ctrl-C in a training of the command, once it has logged; return its exit code and what it said."""
+    words = ["--config", "recipe.yaml", "--max_steps", "500", "--save_steps", "2", *options]
+    run = subprocess.Popen(
+        [str(Path(sys.executable).with_name("opefo")), "train", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,  # a terminal's process group
+    )
+    said = []
+    for line in run.stdout:
+        said.append(line)
+        if after in line:
+            break
+    os.killpg(run.pid, signal.SIGINT)
+    said += run.stdout.readlines()
+    return run.wait(timeout=60), "".join(said)
+
+
+@pytest.mark.parametrize("saves", [False, True])
+def test_ctrl_c(recipe, saves):
+    code, said = interrupt(recipe, "--save_on_interrupt", str(saves))
+    assert code == 130 and "Traceback" not in said
+    (sentence,) = re.findall(r"opefo train: interrupted at step (\d+); the same command (.*)\.", said)
+    checkpoints = sorted(int(path.name[11:]) for path in (recipe / "run").glob("checkpoint-*"))
+    last = f"goes on from run/checkpoint-{checkpoints[-1]}" if checkpoints else "starts at the beginning"
+    assert sentence[1].startswith(last)
+    if saves:
+        assert checkpoints[-1] == int(sentence[0]), "the step that it ended with"

@@ -28,6 +28,18 @@ def test_values_that_are_no_numbers():
     )
 
 
+def test_a_run_without_answers_or_rewards():
+    history = {"frac_reward_zero_std": {1: 1.0}, "math_reward/answered": {1: 0.0}, "reward": {1: 0.0}}
+    history["completions/clipped_ratio"] = {1: 0.25}
+    (sentence,) = diagnose(Run("run", history))
+    assert sentence == (
+        "no completion gave an answer: look at `prompt_template` and at `max_completion_length` (25% were cut off at "
+        "the end)."
+    )
+    (sentence,) = diagnose(Run("run", {"entropy": {1: 0.5, 2: 0.5}}, {"reward": [1, 2]}))
+    assert sentence.startswith("no reward came in 2 of 2 logged steps, first at step 1: the reward functions returned")
+
+
 @pytest.mark.parametrize(
     "changes, words",
     [

@@ -18,7 +18,7 @@ def test_entries_without_a_finite_value_are_skipped(tmp_path):
     ]
     run = read_run(write(tmp_path / "run", log))
     assert run.history == {"entropy": {1: 0.5}, "reward": {2: 0.25}}
-    assert run.broken == {"entropy": [2]}
+    assert run.broken == {"reward": [1], "entropy": [2]}
 
 
 def test_newest_state_counts(tmp_path):
