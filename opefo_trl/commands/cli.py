@@ -1,6 +1,7 @@
 """The command `opefo`."""
 
 import argparse
+import logging
 import signal
 import sys
 from subprocess import CalledProcessError
@@ -37,6 +38,8 @@ def train(args: list[str]) -> int:
 
         return dry_run(train_args, launch_args)
     # Ctrl-C is for the processes that train: they say how to go on, and this one returns their exit code
+    if not launch_args:  # accelerate lists the defaults that it takes, as if they were a mistake
+        logging.getLogger("accelerate.commands.launch").setLevel(logging.ERROR)
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         launch_command(

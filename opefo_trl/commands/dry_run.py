@@ -26,7 +26,7 @@ from ..grading.answers import MAX_ANSWER_LENGTH, gold_answer
 from ..grading.golds import describe_text_golds
 from .arguments import OPEFOScriptArguments, parse
 from .memory import GIB, Sharding, estimate_memory
-from .messages import PROG, fail, say
+from .messages import PROG, fail, quiet, say
 from .parts import missing_parts
 from .train import chat_template_kwargs, load_tokenizer, prepare
 
@@ -74,6 +74,7 @@ def main(args: list[str], launch_args: list[str]) -> int:
     Returns:
         `int`: exit code, 0 if all is well, else 2 with one line on stderr for each thing to mend.
     """
+    quiet()
     try:
         problems = _report(args, read_plan(launch_args))
     except (ValueError, TypeError, OSError) as error:

@@ -2,7 +2,10 @@
 
 import os
 import sys
+import warnings
 from typing import NoReturn, TextIO
+
+import torch
 
 from ..guards import RunStopped, describe_failed_reward
 
@@ -14,6 +17,14 @@ def say(message: str, file: TextIO | None = None) -> None:
     """Print on the main process alone."""
     if os.environ.get("RANK", "0") == "0":
         print(message, file=file)
+
+
+def quiet() -> None:
+    """Silence what a user of the command cannot act on: how other libraries call each other, and on which device."""
+    libraries = r"(transformers|trl|peft|accelerate|datasets|torch|huggingface_hub)(\.|$)"
+    warnings.filterwarnings("ignore", category=FutureWarning, module=libraries)
+    if not torch.accelerator.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed would say that it found no other
 
 
 def one_line(text: Exception | str) -> str:

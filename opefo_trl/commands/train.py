@@ -32,7 +32,7 @@ from ..identity import completions_per_step, fingerprint, model_fingerprint, set
 from .arguments import OPEFOScriptArguments, parse, wants_cpu
 from .interrupts import EXIT_CODE, SaveOnInterrupt
 from .lock import hold
-from .messages import PROG, describe_failure, fail, say
+from .messages import PROG, describe_failure, fail, quiet, say
 from .parts import missing_parts
 
 
@@ -183,6 +183,7 @@ def identity_of(
 
 
 def main(args: list[str] | None = None) -> None:
+    quiet()
     try:
         args = sys.argv[1:] if args is None else args
         script_args, training_args, model_args, dataset_args = parse(args)
