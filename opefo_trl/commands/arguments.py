@@ -1,7 +1,6 @@
 """The options of `opefo train`, from its command line and from a YAML file."""
 
 import argparse
-import difflib
 import json
 import os
 from collections.abc import Iterable
@@ -10,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from accelerate.commands.launch import launch_command_parser
 from trl import DatasetMixtureConfig, ModelConfig, TrlParser
 from trl.scripts.grpo import GRPOScriptArguments
@@ -18,6 +16,7 @@ from trl.scripts.grpo import GRPOScriptArguments
 from ..config import OPEFOConfig
 from ..data.prompts import TEMPLATES
 from ..grading.policy import Policy
+from .fields import read_config, suggest
 from .messages import PROG
 
 
@@ -148,14 +147,7 @@ def apply_config_file(parser: TrlParser, path: str | None) -> dict[str, Any]:
     """
     if path is None:
         return {}
-    try:
-        config = yaml.safe_load(Path(path).read_text())
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"Config file {path} cannot be read: {error}") from error
-    except yaml.YAMLError as error:
-        raise ValueError(f"Config file {path} is not valid YAML: {error}") from error
-    if not isinstance(config, dict):
-        raise ValueError(f"Config file {path} must hold `key: value` lines, but it holds {config!r}.")
+    config = read_config(path)
     variables = config.pop("env", {})
     if not isinstance(variables, dict):
         raise ValueError(f"`env` in config file {path} must hold `NAME: value` lines, but it holds {variables!r}.")
@@ -167,11 +159,6 @@ def apply_config_file(parser: TrlParser, path: str | None) -> dict[str, Any]:
             raise ValueError(f"Unknown key `{key}` in config file {path}: {suggest(key, [*fields, *launch])}")
     parser.set_defaults_with_config(**{key: value for key, value in config.items() if key in fields})
     return {key: value for key, value in config.items() if key not in fields}
-
-
-def suggest(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean `{close[0]}`?" if close else "remove it or correct its name."
 
 
 def check_options(left: list[str], parser: TrlParser, known: Iterable[str] = ()) -> None:

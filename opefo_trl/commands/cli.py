@@ -2,15 +2,25 @@
 
 import argparse
 import logging
+import os
 import signal
 import sys
 from subprocess import CalledProcessError
 
 from .. import __version__
+from .fields import check_names, format_help
 
 
 def train(args: list[str]) -> int:
     """Launch `opefo_trl.commands.train` through accelerate, as `trl grpo` launches its script."""
+    if "--help" in args or "-h" in args:
+        print(format_help("opefo train"))
+        return 0
+    try:
+        check_names(args)
+    except ValueError as error:
+        print(f"opefo train: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
     from accelerate.commands.launch import launch_command, launch_command_parser
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -37,6 +47,8 @@ def train(args: list[str]) -> int:
         from .dry_run import main as dry_run
 
         return dry_run(train_args, launch_args)
+    if (code := check_first(train_args, launch_args)) != 0:
+        return code
     # Ctrl-C is for the processes that train: they say how to go on, and this one returns their exit code
     if not launch_args:  # accelerate lists the defaults that it takes, as if they were a mistake
         logging.getLogger("accelerate.commands.launch").setLevel(logging.ERROR)
@@ -54,6 +66,40 @@ def train(args: list[str]) -> int:
     finally:
         signal.signal(signal.SIGINT, before)
     return 0
+
+
+def check_first(train_args: list[str], launch_args: list[str]) -> int:
+    """
+    Do in a child process what each process of the training will do before it loads a model, so that a mistake is found
+    before they start. The child leaves no trace in this process, whose variables the training inherits.
+
+    Returns:
+        `int`: its exit code, 0 if all is well.
+    """
+    from .dry_run import planned_config, read_plan
+    from .messages import fail, quiet
+    from .train import check_output_dir, parse, prepare
+
+    child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    code = 1
+    try:
+        quiet()
+        # No device is touched; the processes themselves check what needs one
+        parsed = parse([*train_args, "--use_cpu", "true"], planned_config(read_plan(launch_args).num_processes))
+        prepare(*parsed)
+        check_output_dir(str(parsed[1].output_dir))
+        code = 0
+    except (ValueError, TypeError, OSError) as error:
+        try:
+            fail(error)
+        except SystemExit as end:
+            code = int(end.code or 0)
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 def evaluate(args: list[str]) -> int:
