@@ -1,4 +1,14 @@
-"""The paper, for model cards."""
+"""The paper, and the base model, on model cards."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+
+if TYPE_CHECKING:
+    from transformers import Trainer as Base
+else:
+    Base = object  # what the mixin is mixed with
+
 
 PAPER = {
     "title": "Understanding and Preventing Entropy Collapse in RLVR with On-Policy Entropy Flow Optimization",
@@ -14,3 +24,18 @@ PAPER = {
     eprint    = {arXiv:2605.11491},
 }""",
 }
+
+NO_BASE = "[None](https://huggingface.co/None)"
+
+
+class ModelCards(Base):
+    """Mixin for a trainer of TRL, whose card links a model from a folder to a page of the hub that does not exist."""
+
+    def create_model_card(self, *trl_args: Any, **trl_kwargs: Any) -> None:
+        super().create_model_card(*trl_args, **trl_kwargs)
+        output_dir, model = str(self.args.output_dir), self.model
+        if self.is_world_process_zero():
+            card = Path(output_dir) / "README.md"
+            name = Path(str(model.config._name_or_path)).name or "a model made in a script"  # type: ignore[union-attr]
+            text = card.read_text(encoding="utf-8").replace(NO_BASE, f"`{name}` (from a folder)")
+            card.write_text(text.replace('model="None"', f'model="{output_dir}"'), encoding="utf-8")

@@ -12,7 +12,7 @@ from trl import GRPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 
 from .checkpoints import WholeCheckpoints, read_state
-from .citation import PAPER
+from .citation import PAPER, ModelCards
 from .config import OPEFOConfig, with_config
 from .entropy_flow.head import FlowHead, as_columns
 from .entropy_flow.mathematics import balance_advantages, balance_coefficient, flow_coefficient, flow_sums
@@ -25,7 +25,7 @@ from .seam import SeamProof
 logger = get_logger(__name__)
 
 
-class EntropyFlowMixin(FlowMetrics, SeamProof, GuardedRollouts, WholeCheckpoints):
+class EntropyFlowMixin(FlowMetrics, SeamProof, GuardedRollouts, WholeCheckpoints, ModelCards):
     """
     Puts OPEFO into a subclass of [`~trl.GRPOTrainer`]: `class Mine(EntropyFlowMixin, TheirGRPOTrainer)`.
 

@@ -275,6 +275,11 @@ def describe_golds(script_args: OPEFOScriptArguments, train_dataset: Any) -> lis
     return [f"{missing} of {len(train_dataset)} rows have no gold answer in column {column!r}: they train nothing."]
 
 
+def hub_name(dataset_name: str | None) -> str | None:
+    """The name of a dataset for a link to the hub; none for a file or a folder."""
+    return None if dataset_name is None or Path(dataset_name).exists() else dataset_name
+
+
 def run(trainer: Any, checkpoint: str | None, script_args: OPEFOScriptArguments) -> None:
     """Train, save and push; end the process with a sentence if something goes wrong."""
     args = trainer.args
@@ -288,6 +293,9 @@ def run(trainer: Any, checkpoint: str | None, script_args: OPEFOScriptArguments)
         if interrupts.is_interrupted:
             raise KeyboardInterrupt
         trainer.save_final_model()
+        # PEFT has written a blank card
+        name = Path(str(args.output_dir)).name
+        trainer.create_model_card(model_name=name, dataset_name=hub_name(script_args.dataset_name))
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         last, _ = last_whole_checkpoint(str(args.output_dir))
@@ -303,7 +311,7 @@ def run(trainer: Any, checkpoint: str | None, script_args: OPEFOScriptArguments)
         sys.exit(2)
     say(f"Model saved to {args.output_dir}.")
     if args.push_to_hub:
-        trainer.push_to_hub(dataset_name=script_args.dataset_name)
+        trainer.push_to_hub(dataset_name=hub_name(script_args.dataset_name))
     # Finish the trackers and leave the process group
     trainer.accelerator.end_training()
 

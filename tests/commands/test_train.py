@@ -73,6 +73,14 @@ def test_rows_without_a_gold_answer_are_counted(recipe, capsys):
     assert "8 of 16 rows have no gold answer in column 'answer': they train nothing." in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("options", ["", "--use_peft true --lora_target_modules q_proj v_proj"])
+def test_the_model_card_is_ours(recipe, options):
+    train.main(["--config", "recipe.yaml", "--max_steps", "1", *options.split()])
+    card = (recipe / "run" / "README.md").read_text()
+    assert "# Model Card for run\n" in card and "- opefo\n" in card and "eprint    = {arXiv:2605.11491}" in card
+    assert "fine-tuned version of `model` (from a folder).\n" in card and "None" not in card
+
+
 def test_lora_run_with_evaluation(recipe):
     evaluation = ["--eval_strategy", "steps", "--eval_steps", "1", "--per_device_eval_batch_size", "8"]
     split = ["--dataset_test_split", "train"]
