@@ -241,3 +241,46 @@ def test_another_trainer_of_trl_resumes_exactly(tmp_path, stop):
     assert all(torch.equal(value, expected[name]) for name, value in resumed.model.state_dict().items())
     resumed.save_final_model()
     assert (tmp_path / "parts" / "model.safetensors").exists() and not (tmp_path / "parts" / "unfinished").exists()
+
+
+def test_a_hub_that_does_not_answer_stops_nothing(make_trainer, tmp_path, monkeypatch, caplog):
+    class NoAnswer(OSError):
+        """As `huggingface_hub` has it: an `OSError`, with that of the socket as its cause."""
+
+    NoAnswer.__module__ = "huggingface_hub.errors"
+
+    def push(self, checkpoint):
+        raise NoAnswer("503") from OSError(errno.ENOSPC, "in the message of the server")
+
+    monkeypatch.setattr("transformers.Trainer._push_from_checkpoint", push)
+    trainer = make_trainer(output_dir=str(tmp_path), max_steps=2, **CHECKPOINTED)
+    with caplog.at_level("WARNING"):
+        trainer._push_from_checkpoint(str(tmp_path / "checkpoint-2"))
+    assert "checkpoint-2 could not be pushed to the hub (NoAnswer: 503); the run goes on" in caplog.text
+    assert how_to_write(ConnectionRefusedError(errno.EACCES, "refused")) is None
+
+    def full(self, checkpoint):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("transformers.Trainer._push_from_checkpoint", full)
+    with pytest.raises(OSError, match="No space left"):
+        trainer._push_from_checkpoint(str(tmp_path / "checkpoint-2"))
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_tied_weight_is_not_missing(make_trainer, monkeypatch, tied):
+    said = []
+    monkeypatch.setattr("transformers.trainer.logger.warning", said.append)
+    trainer = make_trainer()
+    trainer.model.config.tie_word_embeddings = tied
+    loaded = torch.nn.modules.module._IncompatibleKeys(["lm_head.weight"], [])
+    trainer._issue_warnings_after_load(loaded)
+    assert said == ([] if tied else ["There were missing keys in the checkpoint model loaded: ['lm_head.weight']."])
+
+
+def test_going_on_with_other_settings_is_said(make_trainer, tmp_path, caplog):
+    make_trainer(output_dir=str(tmp_path), max_steps=2, **CHECKPOINTED).train()
+    other = make_trainer(output_dir=str(tmp_path), max_steps=3, **{**CHECKPOINTED, "flow_strength": 0.5})
+    with caplog.at_level("WARNING"):
+        other.train(resume_from_checkpoint=True)
+    assert "checkpoint-2 is of another run: `flow_strength` was 1.0 and is 0.5." in caplog.text

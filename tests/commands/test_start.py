@@ -1,6 +1,8 @@
 """How a training starts: whose folder it is, and from which checkpoint it goes on."""
 
+import json
 import os
+import random
 import re
 import signal
 import subprocess
@@ -11,7 +13,9 @@ import pytest
 import yaml
 from conftest import make_dataset, make_model, make_tokenizer
 from train_runs import make_recipe, refuse
+from transformers import TrainerState
 
+from opefo_trl.checkpoints import write_state
 from opefo_trl.commands import train
 
 
@@ -131,3 +135,73 @@ def test_ctrl_c(recipe, saves):
     assert sentence[1].startswith(last)
     if saves:
         assert checkpoints[-1] == int(sentence[0]), "the step that it ended with"
+
+
+@pytest.mark.parametrize("num_processes", [1, 2])
+def test_two_starts_at_once(recipe, num_processes):
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(num_processes)]
+    command = [*launcher, "-m", "opefo_trl.commands.train", "--config", "recipe.yaml", "--max_steps", "60"]
+    command += ["--per_device_train_batch_size", str(8 // num_processes)]
+    runs = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for _ in range(2)]
+    said = [run.communicate(timeout=300)[0] for run in runs]
+    assert sum("Model saved to run." in text for text in said) == 1
+    (loser,) = [text for text in said if "Model saved" not in text]
+    assert re.search(r"error: Process \d+ on \S+ is training in `output_dir` run: wait until it ends, or set", loser)
+    assert json.loads((recipe / "run" / "trainer_state.json").read_text())["global_step"] == 60
+
+
+# A setting, two of its values, and whether it may differ between two starts of one run
+SETTINGS = [
+    ("learning_rate", ("1e-3", "2e-3"), False),
+    ("lr_scheduler_type", ("constant", "linear"), False),
+    ("seed", ("1", "2"), False),
+    ("temperature", ("1.0", "0.8"), False),
+    ("beta", ("0.0", "0.1"), False),
+    ("loss_type", ("dapo", "bnpo"), False),
+    ("flow_strength", ("1.0", "0.5"), False),
+    ("flow_estimator", ("exact", "sampled"), False),
+    ("flow_entropy_target", ("0.5", "0.6"), False),
+    ("prompt_template", ("a{prompt}", "b{prompt}"), False),
+    ("math_reward_tolerance", ("0.0", "0.1"), False),
+    ("max_completion_length", ("8", "9"), False),
+    ("use_peft", ("false", "true"), False),
+    ("max_steps", ("4", "9"), True),
+    ("num_train_epochs", ("1", "2"), True),
+    ("save_steps", ("2", "3"), True),
+    ("save_total_limit", ("2", "3"), True),
+    ("logging_steps", ("1", "5"), True),
+    ("run_name", ("a", "b"), True),
+    ("report_to", ("none", "all"), True),
+    ("log_completions", ("false", "true"), True),
+    ("dataloader_num_workers", ("0", "1"), True),
+    ("gradient_checkpointing", ("false", "true"), True),
+    ("ddp_timeout", ("60", "90"), True),
+]
+
+
+def test_pairs_of_starts(recipe):
+    """Two starts with settings drawn at random: the same run goes on, and what makes it another one is named."""
+    checkpoint = recipe / "run" / "checkpoint-2"
+    checkpoint.mkdir(parents=True)
+
+    def start(choice):
+        words = [f"--{name}={values[place]}" for (name, values, _), place in zip(SETTINGS, choice, strict=True)]
+        parsed = train.parse(["--config", "recipe.yaml", *words])
+        return parsed[1], train.identity_of(*parsed, make_dataset())
+
+    rng = random.Random(0)
+    for _ in range(40):
+        before = [rng.randrange(2) for _ in SETTINGS]
+        now = [1 - place if rng.random() < 0.1 else place for place in before]
+        _, identity = start(before)
+        TrainerState(global_step=2).save_to_json(str(checkpoint / "trainer_state.json"))
+        write_state(checkpoint, {"identity": identity, "entropy_target": 0.5})
+        pairs = zip(SETTINGS, before, now, strict=True)
+        names = [name for (name, _, may_change), a, b in pairs if a != b and not may_change]
+        training_args, identity = start(now)
+        if names:
+            with pytest.raises(ValueError, match="is of another run: ") as raised:
+                train.find_start(training_args, identity)
+            assert re.findall(r"`(\w+)` was ", str(raised.value)) == [name for name in identity if name in names]
+        else:
+            assert train.find_start(training_args, identity)[0] == "run/checkpoint-2"
