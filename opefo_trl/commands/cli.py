@@ -76,9 +76,10 @@ def check_first(train_args: list[str], launch_args: list[str]) -> int:
     Returns:
         `int`: its exit code, 0 if all is well.
     """
+    from .arguments import wants_cpu
     from .dry_run import planned_config, read_plan
     from .messages import fail, quiet
-    from .train import check_output_dir, parse, prepare
+    from .train import check, parse
 
     child = os.fork()
     if child:
@@ -88,8 +89,7 @@ def check_first(train_args: list[str], launch_args: list[str]) -> int:
         quiet()
         # No device is touched; the processes themselves check what needs one
         parsed = parse([*train_args, "--use_cpu", "true"], planned_config(read_plan(launch_args).num_processes))
-        prepare(*parsed)
-        check_output_dir(str(parsed[1].output_dir))
+        check(*parsed, wants_cpu(train_args))
         code = 0
     except (ValueError, TypeError, OSError) as error:
         try:

@@ -182,6 +182,42 @@ def identity_of(
     return settings
 
 
+def check(
+    script_args: OPEFOScriptArguments,
+    training_args: OPEFOConfig,
+    model_args: ModelConfig,
+    dataset_args: DatasetMixtureConfig,
+    wants_cpu: bool,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """
+    All that can be looked at before a model is loaded and a folder is made.
+
+    Returns:
+        `tuple[dict[str, Any], dict[str, Any]]`: arguments of [`OPEFOTrainer`], and the settings of the run.
+
+    Raises:
+        `ValueError`: if something is missing or does not fit, naming the field to change.
+    """
+    trainer_args = prepare(script_args, training_args, model_args, dataset_args)
+    if missing := missing_parts(training_args, model_args, wants_cpu):
+        raise ValueError(" ".join(missing))
+    check_output_dir(str(training_args.output_dir))
+    identity = identity_of(script_args, training_args, model_args, dataset_args, trainer_args["train_dataset"])
+    checkpoint, _ = resume_point(training_args)
+    if checkpoint is not None:
+        check_identity(checkpoint, identity)
+    return trainer_args, identity
+
+
+def check_identity(checkpoint: str, identity: dict[str, Any]) -> None:
+    """Raise a `ValueError` if a checkpoint is of another run."""
+    if changed := changes_since(checkpoint, identity):
+        raise ValueError(
+            f"{checkpoint} is of another run: {'; '.join(changed)}. Set `resume_from_checkpoint: false` to start a "
+            "new run in this folder, or set another `output_dir`."
+        )
+
+
 def main(args: list[str] | None = None) -> None:
     quiet()
     try:
@@ -191,12 +227,7 @@ def main(args: list[str] | None = None) -> None:
             raise ValueError(
                 "`--dry_run` starts no process: use `opefo train --dry_run` instead of `accelerate launch`."
             )
-        trainer_args = prepare(script_args, training_args, model_args, dataset_args)
-        if missing := missing_parts(training_args, model_args, wants_cpu(args)):
-            raise ValueError(" ".join(missing))
-        identity = identity_of(script_args, training_args, model_args, dataset_args, trainer_args["train_dataset"])
-        resume_point(training_args)  # raises if the checkpoint that is named cannot be used
-        check_output_dir(str(training_args.output_dir))
+        trainer_args, identity = check(script_args, training_args, model_args, dataset_args, wants_cpu(args))
         Path(str(training_args.output_dir)).mkdir(parents=True, exist_ok=True)
     except (ValueError, TypeError, OSError) as error:
         fail(error)
@@ -231,11 +262,7 @@ def find_start(training_args: OPEFOConfig, identity: dict[str, Any]) -> tuple[st
     if checkpoint is None:
         folder = set_aside(output_dir) if training_args.should_save else None
         return None, [*sentences, *([f"The checkpoints of the run before are now in {folder}."] if folder else [])]
-    if changed := changes_since(checkpoint, identity):
-        raise ValueError(
-            f"{checkpoint} is of another run: {'; '.join(changed)}. Set `resume_from_checkpoint: false` to start a "
-            "new run in this folder, or set another `output_dir`."
-        )
+    check_identity(checkpoint, identity)  # once more: another process may have held the folder until now
     if training_args.flow_entropy_target_ratio is not None:
         read_state(checkpoint, "entropy_target")  # raises now what would end the training later
     if is_finished(checkpoint, training_args):
