@@ -9,8 +9,8 @@ import torch
 import yaml
 
 from benchmarks.study import forms
-from benchmarks.study.rivals import RepoR, clip_cov, random_drop, stare, steer
-from benchmarks.study.tasks import Task
+from benchmarks.study.rivals import Entrocraft, EntroPIC, RepoR, clip_cov, random_drop, stare, steer
+from benchmarks.study.tasks import STEPS, Task
 from opefo_trl import OPEFOTrainer
 from opefo_trl.entropy_flow.weights import loss_mask
 
@@ -121,7 +121,10 @@ def make_arms(task: Task) -> dict[str, Arm]:
         "steer": rival("STEER", lambda _: steer),
         "repo_r": rival("REPO-R", lambda _: RepoR(low), entropy_target=low),
         "clip_cov": rival("Clip-Cov", lambda seed: partial(clip_cov, generator=generator(seed))),
+        "entropic": rival("EntroPIC", lambda _: EntroPIC(low), entropy_target=low),
+        "entrocraft": rival("Entrocraft", lambda _: Entrocraft(high, low, STEPS), entropy_target=low),
         "top_20": Arm("80/20", 3, {**grpo, "top_entropy_quantile": 0.2}),
+        "opefo_top_20": Arm("OPEFO, exact, 80/20", 3, {"top_entropy_quantile": 0.2}),
         # Step and bound of Skywork-OR1
         "entropy_bonus": Arm(
             "adaptive entropy bonus",

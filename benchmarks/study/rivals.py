@@ -112,6 +112,50 @@ def clip_cov(
     return advantages * weights  # (B, T)
 
 
+class EntroPIC:
+    """
+    EntroPIC (arXiv 2511.15248): A(1 + α) where A > 0 and A(1 − α) where A < 0. α = I + e is a controller's answer to
+    e = H − H*, the batch's mean entropy less the target in nats, and I gains 0.01 e with each batch.
+    """
+
+    def __init__(self, entropy_target: float, integral_gain: float = 0.01):
+        self.entropy_target = entropy_target
+        self.integral_gain = integral_gain
+        self.integral = 0.0
+
+    def __call__(
+        self, advantages: torch.Tensor, logps: torch.Tensor, entropies: torch.Tensor, mask: torch.Tensor
+    ) -> torch.Tensor:
+        error = ((entropies * mask).sum() / mask.sum()).item() - self.entropy_target
+        alpha = self.integral + error
+        self.integral += self.integral_gain * error
+        return (advantages * (1 + alpha * advantages.sign())).expand_as(logps)  # (B, T)
+
+
+class Entrocraft:
+    """
+    Entrocraft (arXiv 2604.26326): only right answers (A > 0) are trained on while the batch's mean entropy is above a
+    band, only wrong ones while it is below, and all of them inside. The band falls linearly over the run: in the paper
+    from 0.6–0.7 nats to 0.4–0.5, here its middle from `start` to `end`. `width` is half of it, relative to the middle.
+    """
+
+    def __init__(self, start: float, end: float, steps: int, width: float = 0.1):
+        self.start, self.end, self.steps, self.width = start, end, steps, width
+        self.step = 0
+
+    def __call__(
+        self, advantages: torch.Tensor, logps: torch.Tensor, entropies: torch.Tensor, mask: torch.Tensor
+    ) -> torch.Tensor:
+        middle = self.start + (self.end - self.start) * min(self.step / self.steps, 1.0)
+        self.step += 1
+        entropy = ((entropies * mask).sum() / mask.sum()).item()
+        if entropy > middle * (1 + self.width):
+            advantages = advantages.clamp(min=0)
+        elif entropy < middle * (1 - self.width):
+            advantages = advantages.clamp(max=0)
+        return advantages.expand_as(logps)  # (B, T)
+
+
 def random_drop(
     advantages: torch.Tensor,
     logps: torch.Tensor,

@@ -52,16 +52,16 @@ def split_puzzles(puzzles: Iterator[Puzzle], train: int, test: int, seed: int) -
     return shuffled[:train], shuffled[train:]
 
 
-def build_tokenizer() -> Qwen2Tokenizer:
-    """Builds the character tokenizer: one token per symbol, nothing added, nothing lost in decoding."""
+def build_tokenizer(symbols: str = SYMBOLS) -> Qwen2Tokenizer:
+    """Builds a character tokenizer: one token per symbol, nothing added, nothing lost in decoding."""
     # Transformers reads any tokenizer beside a Qwen2 model as a `Qwen2Tokenizer`, so it has to be one. Without merges
     # it leaves single characters, and it writes the space as "Ġ".
-    vocabulary = {symbol: index for index, symbol in enumerate([*SPECIAL_TOKENS, *SYMBOLS.replace(" ", "Ġ")])}
+    vocabulary = {symbol: index for index, symbol in enumerate([*SPECIAL_TOKENS, *symbols.replace(" ", "Ġ")])}
     pad, bos, eos = SPECIAL_TOKENS
     return Qwen2Tokenizer(
         vocab=vocabulary,
         merges=[],
-        unk_token=pad,  # never used, but the default would be a 22nd symbol
+        unk_token=pad,  # never used, but the default would be one symbol more
         pad_token=pad,
         bos_token=bos,
         eos_token=eos,
@@ -70,16 +70,16 @@ def build_tokenizer() -> Qwen2Tokenizer:
     )
 
 
-def build_model(tokenizer: Qwen2Tokenizer) -> Qwen2ForCausalLM:
-    """Builds the untaught model of 0.8 million parameters."""
+def build_model(tokenizer: Qwen2Tokenizer, num_hidden_layers: int = 3) -> Qwen2ForCausalLM:
+    """Builds an untaught model of 0.26 million parameters per layer."""
     config = Qwen2Config(
         vocab_size=len(tokenizer),
         hidden_size=128,
-        num_hidden_layers=3,
+        num_hidden_layers=num_hidden_layers,
         intermediate_size=512,
         num_attention_heads=4,
         num_key_value_heads=4,
-        max_position_embeddings=64,
+        max_position_embeddings=256,
         tie_word_embeddings=True,
         initializer_range=0.08,  # about 1/sqrt(hidden_size); the usual 0.02 is for wide models and learns late here
         pad_token_id=tokenizer.pad_token_id,
@@ -95,12 +95,19 @@ def write_puzzles(puzzles: list[Puzzle], path: Path) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def teach(prompts: list[str], solutions: list[str], output_dir: Path, seed: int) -> None:
+def teach(
+    prompts: list[str],
+    solutions: list[str],
+    output_dir: Path,
+    seed: int,
+    symbols: str = SYMBOLS,
+    num_hidden_layers: int = 3,
+) -> None:
     """Teaches a fresh model the solution of every prompt, once each, and saves it with its tokenizer."""
     set_seed(seed)
-    tokenizer = build_tokenizer()
+    tokenizer = build_tokenizer(symbols)
     trainer = SFTTrainer(
-        model=build_model(tokenizer),
+        model=build_model(tokenizer, num_hidden_layers),
         args=SFTConfig(
             output_dir=str(output_dir),
             num_train_epochs=1,

@@ -9,7 +9,17 @@ from conftest import KeepGradient, relative_error, weights_after
 from trl import GRPOConfig, GRPOTrainer
 
 from benchmarks.study.arms import RivalTrainer, make_arms
-from benchmarks.study.rivals import RepoR, clip_cov, next_repo_coefficient, random_drop, repo_r, stare, steer
+from benchmarks.study.rivals import (
+    Entrocraft,
+    EntroPIC,
+    RepoR,
+    clip_cov,
+    next_repo_coefficient,
+    random_drop,
+    repo_r,
+    stare,
+    steer,
+)
 from benchmarks.study.tasks import TASKS
 from opefo_trl import OPEFOConfig
 
@@ -178,3 +188,21 @@ def test_every_rival_gets_the_same_level_of_entropy():
     assert arms["stare"].make_rule(1).keywords == {"entropy_threshold": low}
     assert arms["entropy_bonus"].settings["entropy_target"] == low
     assert {arm.settings.get("flow_entropy_target") for arm in arms.values()} == {None, low, high}
+
+
+def test_entropic_weighs_right_and_wrong_answers_by_a_controller():
+    # Mean entropy 0.4, target 0.5: e = −0.1. First α = −0.1, so 2 · 0.9 and −1 · 1.1; then I = −0.001, α = −0.101.
+    rule = EntroPIC(0.5)
+    first = rule(ADVANTAGES, LOGPS, ENTROPIES, MASK)
+    torch.testing.assert_close(first, torch.tensor([[1.8], [-1.1]]).expand(2, 3))
+    second = rule(ADVANTAGES, LOGPS, ENTROPIES, MASK)
+    torch.testing.assert_close(second, torch.tensor([[2 * 0.899], [-1.101]]).expand(2, 3))
+
+
+def test_entrocraft_trains_one_side_outside_of_a_falling_band():
+    # Mean entropy 0.4. The band is 0.45 to 0.55, then 0.36 to 0.44 and from the third batch on 0.27 to 0.33.
+    rule = Entrocraft(start=0.5, end=0.3, steps=2)
+    below, inside, above, still = (rule(ADVANTAGES, LOGPS, ENTROPIES, MASK)[:, 0].tolist() for _ in range(4))
+    assert below == [0.0, -1.0]
+    assert inside == [2.0, -1.0]
+    assert above == still == [2.0, 0.0]
