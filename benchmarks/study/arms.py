@@ -60,8 +60,7 @@ class FormTrainer(RivalTrainer):
 
     def apply_rule(self, inputs: dict[str, Any], advantages: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         flow = self._token_weights(inputs) * advantages * inputs["flow_sensitivities"]  # (B, T)
-        entropy = ((inputs["flow_entropies"] * mask).sum() / mask.sum()).item()
-        up, down = self.rule(flow, entropy)
+        up, down = self.rule(forms.Batch(flow, advantages, inputs["flow_entropies"], mask))
         factors = torch.where(flow > 0, up, torch.where(flow < 0, down, 1.0))  # (B, T)
         return advantages * factors
 
@@ -144,7 +143,7 @@ def make_arms(task: Task) -> dict[str, Arm]:
 
 def make_forms(task: Task) -> dict[str, Arm]:
     """OPEFO with other forms of the coefficient, by name; run where `--arms` names them."""
-    low, _ = task.entropy_targets
+    low, high = task.entropy_targets
 
     def form(label: str, make_rule: Callable[[int], Callable], entropy_target: float | None = None) -> Arm:
         settings = {"flow_strength": 0.0}
@@ -156,6 +155,12 @@ def make_forms(task: Task) -> dict[str, Arm]:
         "lower_only": form("lowering side only", lambda _: forms.lower_only),
         "per_sequence": form("a λ per completion", lambda _: forms.per_sequence),
         "smoothed": form("λ of ten batches", lambda _: forms.Smoothed()),
+        "schedule": form(
+            f"target {high} to {low}", lambda _: forms.Schedule(high, low, STEPS), entropy_target=(low + high) / 2
+        ),
+        "by_failure": form(f"target {high} by failure", lambda _: partial(forms.by_failure, target=high)),
+        "wrong_only": form(f"target {high}, wrong answers", lambda _: partial(forms.wrong_only, target=high)),
+        "forks_only": form(f"target {high}, fork tokens", lambda _: partial(forms.forks_only, target=high)),
         "integral": form(f"target {low}, integral", lambda _: forms.Integral(low), entropy_target=low),
     }
 
