@@ -309,7 +309,7 @@ class WholeCheckpoints(Base):
                     "to start anew."
                 )
         if resume_from_checkpoint and (changed := changes_since(str(resume_from_checkpoint), self.identity)):
-            logger.warning(f"Checkpoint {resume_from_checkpoint} is of another run: {'; '.join(changed)}.")
+            logger.warning(f"Checkpoint {resume_from_checkpoint} belongs to another run: {'; '.join(changed)}.")
         return super().train(resume_from_checkpoint, *trl_args, **trl_kwargs)
 
     # A tied weight is in the checkpoint under its other name

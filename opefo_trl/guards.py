@@ -54,15 +54,15 @@ class DeadRun(TrainerCallback):
     def _say(self, step: int) -> None:
         if self.rewards and all(math.isnan(reward) for reward in self.rewards):
             logger.warning(
-                f"No reward came for any completion up to step {step}, so that nothing is learnt: the reward "
-                "functions returned None, or the gold answers cannot be read (`opefo train --dry_run` counts them)."
+                f"The model is not learning: no completion has received a reward up to step {step}. Either the reward "
+                "functions returned None, or the gold answers cannot be read (`opefo train --dry_run` counts those)."
             )
         elif self.answered and max(self.answered) == 0:
             was_cut = bool(self.clipped) and min(self.clipped) > MOSTLY_CUT
-            cause = "raise `max_completion_length`, which cut most of them" if was_cut else "check `prompt_template`"
+            cause = "Raise `max_completion_length`, which cut most of them" if was_cut else "Check `prompt_template`"
             logger.warning(
-                f"No completion gave an answer up to step {step}, so that nothing is learnt: {cause}, and see what "
-                "the model writes (`log_completions`)."
+                f"The model is not learning: no completion has given an answer up to step {step}. {cause}, and set "
+                "`log_completions: true` to see what the model writes."
             )
 
 
@@ -80,7 +80,7 @@ class GuardedRollouts(Base):
         ]
         self.add_callback(DeadRun())
 
-    # Completions of the last rollout batch, over all processes; a subclass may replace `_calculate_rewards`
+    # Infinite reward values of the last rollout batch, over all processes; a subclass may replace `_calculate_rewards`
     _num_infinite: torch.Tensor | None = None
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -90,7 +90,7 @@ class GuardedRollouts(Base):
             if all(parameter.isfinite().all() for parameter in self.model.parameters()):  # type: ignore[union-attr]
                 raise
             raise RunStopped(
-                f"The model's weights are NaN or infinite at step {self.state.global_step}: go on from an earlier "
+                f"The model's weights are NaN or infinite at step {self.state.global_step}. Resume from an earlier "
                 "checkpoint (`resume_from_checkpoint`) with a lower `learning_rate` or `max_grad_norm`."
             ) from error
 
@@ -126,22 +126,22 @@ def check_values(reward: Callable[..., Any], values: Any, num_completions: int) 
     Raises:
         `RunStopped`: if that is not a number or `None` per completion.
     """
-    expected = f"a list of {num_completions} numbers or None, one for each completion"
     try:
-        found = None if len(values) == num_completions else f"{len(values)} values"
+        found = None if len(values) == num_completions else f"{len(values)} value(s)"
     except TypeError:
         found = repr(values)
     if found is None:
         wrong = [
             value for value in values if not (value is None or isinstance(value, Real | torch.Tensor | np.generic))
         ]
-        found = f"{wrong[0]!r} among them" if wrong else None
+        found = f"a list that contains {wrong[0]!r}" if wrong else None
     if found is None:
         return values
     code = inspect.unwrap(reward).__code__ if inspect.isroutine(inspect.unwrap(reward)) else None
     place = f" ({code.co_filename}, line {code.co_firstlineno})" if code else ""
     raise RunStopped(
-        f"Reward function `{get_callable_name(reward)}`{place} returned {found}: it must return {expected}."
+        f"Reward function `{get_callable_name(reward)}`{place} returned {found}. It must return a list of "
+        f"{num_completions} values, one for each completion: each a number, or None for no reward."
     )
 
 
@@ -172,15 +172,15 @@ def check_counts(num_lost: float, num_infinite: float, step: int) -> None:
     """
     if num_lost:
         raise RunStopped(
-            f"The policy's log-probability, the reference's or the sampler's ratio is NaN or infinite for "
-            f"{num_lost:.0f} tokens at step {step}, and to train on them would make the weights NaN, too: go on from "
-            "an earlier checkpoint (`resume_from_checkpoint`) with a lower `learning_rate`, and with `bf16` rather "
-            "than `fp16`."
+            f"At step {step}, {num_lost:.0f} tokens have a log-probability or an importance sampling ratio that is "
+            "NaN or infinite. Training on them would make the weights NaN, so the run was stopped. Resume from an "
+            "earlier checkpoint (`resume_from_checkpoint`) with a lower `learning_rate`, and with `bf16` instead of "
+            "`fp16`."
         )
     if num_infinite:
         logger.warning(
-            f"A reward was infinite for {num_infinite:.0f} completions at step {step}; they count as not scored, as "
-            "if it had been None."
+            f"{num_infinite:.0f} reward value(s) were infinite at step {step}. They are ignored, as if the reward "
+            "function had returned None."
         )
 
 

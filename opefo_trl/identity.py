@@ -1,4 +1,4 @@
-"""What a run is: the settings that make its result, kept in its checkpoints and compared when it goes on."""
+"""What a run is: the settings that make its result, kept in its checkpoints and compared when it is resumed."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -8,8 +8,8 @@ from typing import Any
 from zlib import crc32
 
 
-# These may differ between two starts of one run. The first four may, since a run can be prolonged (a schedule that
-# ends with the run then follows its new length) and spread over other devices with as many completions per step.
+# A resumed run may use other values of these. The first five may change because a run may be extended, or spread over
+# other devices with the same number of completions per step. A schedule that ends with the run follows its new length.
 MAY_CHANGE = set(
     "max_steps num_train_epochs per_device_train_batch_size gradient_accumulation_steps steps_per_generation "
     "output_dir resume_from_checkpoint dry_run save_on_interrupt run_name project disable_tqdm "
@@ -26,6 +26,7 @@ MAY_CHANGE_PREFIXES = (
     *("vllm_server_", "vllm_gpu_", "vllm_group_", "vllm_max_model_", "vllm_tensor_", "vllm_mode", "vllm_enable_"),
 )
 NUM_SAMPLED = 1000
+BLOCK, NUM_BLOCKS = 4096, 1000  # bytes of a file of weights
 SHOWN_LENGTH = 80
 
 
@@ -47,13 +48,13 @@ def settings_of(configs: Iterable[Any]) -> dict[str, Any]:
 
 
 def completions_per_step(training_args: Any) -> int:
-    """Over all processes and accumulated micro-batches: it may not change, however it is spread."""
+    """Completions of one optimizer step, over all processes and accumulation steps. A resumed run must keep it."""
     per_process = training_args.per_device_train_batch_size * training_args.gradient_accumulation_steps
     return per_process * training_args.world_size
 
 
 def fingerprint(dataset: Any) -> str | None:
-    """The number of rows and a checksum of up to a thousand of them; `None` for a stream."""
+    """Number of rows, and a checksum of evenly spaced ones (fewer than 2,000). `None` for a streamed dataset."""
     try:
         size = len(dataset)
     except TypeError:
@@ -63,16 +64,24 @@ def fingerprint(dataset: Any) -> str | None:
 
 
 def model_fingerprint(name: str) -> str:
-    """The name of a model and, for a folder, the sizes of its weights."""
+    """Name of a model, and for a folder a checksum of evenly spaced blocks of its weights."""
     folder = Path(name)
     if not folder.is_dir():
         return name
     weights = sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".bin"))
-    return f"{folder.resolve()} ({sum(path.stat().st_size for path in weights)} bytes of weights)"
+    checksum = 0
+    for path in weights:
+        size = path.stat().st_size
+        checksum = crc32(str(size).encode(), checksum)
+        with path.open("rb") as file:
+            for start in range(0, size, max(BLOCK, size // NUM_BLOCKS)):
+                file.seek(start)
+                checksum = crc32(file.read(BLOCK), checksum)
+    return f"{folder.resolve().name} (weights {checksum:08x})"
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What differs between two sets of settings, each as a clause; a setting that only one version knows does not."""
+    """A clause for each setting that differs. Settings that only one of the two has are ignored."""
     return [
         f"`{name}` was {_shown(before[name])} and is {_shown(now[name])}"
         for name in before

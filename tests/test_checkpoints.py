@@ -283,4 +283,4 @@ def test_going_on_with_other_settings_is_said(make_trainer, tmp_path, caplog):
     other = make_trainer(output_dir=str(tmp_path), max_steps=3, **{**CHECKPOINTED, "flow_strength": 0.5})
     with caplog.at_level("WARNING"):
         other.train(resume_from_checkpoint=True)
-    assert "checkpoint-2 is of another run: `flow_strength` was 1.0 and is 0.5." in caplog.text
+    assert "checkpoint-2 belongs to another run: `flow_strength` was 1.0 and is 0.5." in caplog.text

@@ -47,4 +47,11 @@ def test_fingerprint_of_data():
 def test_fingerprint_of_a_model(tmp_path):
     assert model_fingerprint("Qwen/Qwen2.5-Math-7B") == "Qwen/Qwen2.5-Math-7B"
     (tmp_path / "model.safetensors").write_bytes(b"12345")
-    assert model_fingerprint(str(tmp_path)) == f"{tmp_path.resolve()} (5 bytes of weights)"
+    first = model_fingerprint(str(tmp_path))
+    assert first.startswith(f"{tmp_path.name} (weights ")
+    (tmp_path / "model.safetensors").write_bytes(b"12346")
+    assert model_fingerprint(str(tmp_path)) != first, "as many bytes, but others"
+    moved = tmp_path / "moved" / tmp_path.name
+    moved.mkdir(parents=True)
+    (moved / "model.safetensors").write_bytes(b"12345")
+    assert model_fingerprint(str(moved)) == first, "a folder may be moved"

@@ -67,7 +67,7 @@ def test_a_reward_that_is_no_number_counts_as_none(make_trainer, value, scale_re
 def test_infinite_rewards_are_said(make_trainer, caplog):
     with caplog.at_level(logging.WARNING):
         make_trainer(reward=rewards_with(math.inf, [0, 5]), max_steps=1).train()
-    assert "A reward was infinite for 2 completions at step 0; they count as not scored" in caplog.text
+    assert "2 reward value(s) were infinite at step 0. They are ignored" in caplog.text
 
 
 @pytest.mark.parametrize("value", [None, 1.0], ids=["None for all", "the same for all"])
@@ -169,7 +169,7 @@ def test_a_lost_log_probability_stops_the_run_before_the_step(make_trainer, valu
     """Even at a padded place: 0 times NaN is NaN in TRL's masked sum."""
     trainer = make_trainer(poisoned("flow_logps", value, (slice(None), -1)))
     before = {name: weight.clone() for name, weight in trainer.model.state_dict().items()}
-    with pytest.raises(RunStopped, match="NaN or infinite for 8 tokens at step 0, .* go on from an earlier"):
+    with pytest.raises(RunStopped, match="At step 0, 8 tokens have .* NaN or infinite. .* Resume from an earlier"):
         trainer.train()
     assert equal(trainer.model.state_dict(), before)
 
@@ -178,14 +178,14 @@ def test_a_lost_reference_stops_the_run(make_trainer, tmp_path):
     make_model().save_pretrained(tmp_path)
     trainer = make_trainer(model=str(tmp_path), beta=0.1)
     torch.nn.init.constant_(trainer.ref_model.model.norm.weight, math.nan)
-    with pytest.raises(RunStopped, match="the reference's .* is NaN or infinite for"):
+    with pytest.raises(RunStopped, match="tokens have a log-probability .* that is NaN or infinite"):
         trainer.train()
 
 
 def test_lost_weights_stop_the_run(make_trainer):
     trainer = make_trainer()
     torch.nn.init.constant_(trainer.model.model.norm.weight, math.nan)
-    with pytest.raises(RunStopped, match="weights are NaN or infinite at step 0: go on from an earlier checkpoint"):
+    with pytest.raises(RunStopped, match="weights are NaN or infinite at step 0. Resume from an earlier checkpoint"):
         trainer.train()
 
 
@@ -246,15 +246,18 @@ class RewardObject:
     [
         (
             short_reward,
-            r"`short_reward` \(.*test_poisoned.py, line \d+\) returned 1 values: it must return a list of 8",
+            r"`short_reward` \(.*test_poisoned.py, line \d+\) returned 1 value\(s\)\. It must return a list of 8",
         ),
-        (rewards_with("good", [1]), r"`reward` \(.*line \d+\) returned 'good' among them: it must return a list of 8"),
+        (
+            rewards_with("good", [1]),
+            r"`reward` \(.*line \d+\) returned a list that contains 'good'. It must return a list of 8",
+        ),
         (
             lambda completions, **kwargs: None,
-            r"returned None: it must return a list of 8 numbers or None, one for each",
+            r"returned None. It must return a list of 8 values, one for each",
         ),
-        (async_reward, r"`async_reward` \(.*line \d+\) returned 'good' among them"),
-        (RewardObject(), "`RewardObject` returned 1 values: it must return a list of 8 numbers"),
+        (async_reward, r"`async_reward` \(.*line \d+\) returned a list that contains 'good'"),
+        (RewardObject(), r"`RewardObject` returned 1 value\(s\)\. It must return a list of 8 values"),
     ],
 )
 def test_a_reward_that_returns_something_else_is_named(make_trainer, reward, sentence):

@@ -64,7 +64,7 @@ def main() -> int:
             said = said.replace(folder, "…")
         if not re.search(mistake.says, said) or code != mistake.code:
             faults.append(f"{mistake.name}: {code}, {said}")
-        shown = said.split("opefo train: error: ")[-1].replace("|", "\\|")
+        shown = said.split("opefo train: error: ")[-1].removeprefix("[RANK 0] ").replace("|", "\\|")
         rows.append(
             [mistake.name, f"`{mistake.options}`" if mistake.options else "", shown, f"{seconds:.1f}", str(code)]
         )

@@ -13,8 +13,8 @@ EXIT_CODE = 130  # a shell's for an interrupted command
 
 class SaveOnInterrupt(TrainerCallback):
     """
-    Lets the step end at which Ctrl-C came, in all processes the same, and saves a checkpoint. A second Ctrl-C ends the
-    run at once.
+    After Ctrl-C, all processes finish the current step, save a checkpoint and stop. A second Ctrl-C stops the run at
+    once.
 
     Attributes:
         is_interrupted (`bool`):

@@ -14,10 +14,10 @@ LOCK_FILE = ".lock"
 @contextmanager
 def hold(folder: Path) -> Iterator[None]:
     """
-    Take a folder for this process, and give it back at the end of the block.
+    Lock a folder for this process until the end of the block.
 
-    The kernel gives the folder back when the process ends, whatever ends it. On a file system that several machines
-    share this works as far as its `flock` does: NFS from version 4 on, Lustre with the mount option `flock`.
+    The kernel releases the lock when the process ends, even if it is killed. On a file system that several machines
+    share, the lock needs `flock` there: NFS 4 or later, or Lustre mounted with the option `flock`.
 
     Args:
         folder (`Path`):

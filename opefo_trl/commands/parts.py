@@ -7,7 +7,8 @@ import torch
 
 
 # Packages of trackers that are called otherwise
-TRACKER_PACKAGES = {"azure_ml": "azureml", "flyte": "flytekit", "tensorboard": "tensorboard"}
+TRACKER_PACKAGES = {"azure_ml": "azureml.core", "flyte": "flytekit"}
+INSTALLS = {"azureml.core": "azureml-sdk"}
 NO_TRACKERS = ("none", "all")
 
 
@@ -33,7 +34,12 @@ def missing_parts(training_args: Any, model_args: Any, wants_cpu: bool) -> list[
     for tracker in [trackers] if isinstance(trackers, str) else trackers:
         if tracker not in NO_TRACKERS:
             package = TRACKER_PACKAGES.get(tracker, tracker)
-            need(package, f"report_to: {tracker}", package.replace("_", "-"), "set `report_to: none`")
+            need(
+                package,
+                f"report_to: {tracker}",
+                INSTALLS.get(package, package.replace("_", "-")),
+                "set `report_to: none`",
+            )
     if training_args.use_vllm:
         need("vllm", "use_vllm", "'trl[vllm]'", "set `use_vllm: false`")
         if training_args.vllm_mode == "colocate" and not torch.cuda.is_available():
@@ -44,16 +50,20 @@ def missing_parts(training_args: Any, model_args: Any, wants_cpu: bool) -> list[
         if getattr(model_args, setting):
             need("bitsandbytes", setting, "bitsandbytes", f"set `{setting}: false`")
     attention = str(model_args.attn_implementation)
-    for name, package in (("flash_attention_2", "flash_attn"), ("flash_attention_3", "flash_attn_interface")):
-        if attention == name:
-            need(package, f"attn_implementation: {name}", package.replace("_", "-"), "leave it out")
+    if attention == "flash_attention_2":
+        need("flash_attn", "attn_implementation: flash_attention_2", "flash-attn", "remove `attn_implementation`")
+    if attention == "flash_attention_3" and not _is_there("flash_attn_interface"):
+        found.append(
+            "`attn_implementation: flash_attention_3` needs FlashAttention-3: install it from the folder `hopper` of "
+            "github.com/Dao-AILab/flash-attention, or remove `attn_implementation`."
+        )
     if not wants_cpu and not torch.accelerator.is_available() and (training_args.bf16 or training_args.fp16):
         found.append(
-            "There is no GPU that torch can use on this machine: add `--use_cpu true --bf16 false` to train on the "
-            "CPU, which is for small models and trials."
+            "PyTorch finds no GPU on this machine: to train on the CPU, add `--use_cpu true` and switch off "
+            f"`{'bf16' if training_args.bf16 else 'fp16'}`. The CPU is for small models and trials."
         )
     if training_args.deepspeed:
-        need("deepspeed", "deepspeed", "deepspeed", "leave it out")
+        need("deepspeed", "deepspeed", "deepspeed", "remove `deepspeed`")
     return found
 
 

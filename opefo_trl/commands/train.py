@@ -66,7 +66,7 @@ def load_tokenizer(model_args: ModelConfig, training_args: OPEFOConfig) -> Any:
     except (OSError, ValueError) as error:
         name = str(model_args.model_name_or_path)
         if not Path(name).is_dir() and (name.startswith((".", "/", "~")) or name.count("/") != 1):
-            raise ValueError(f"`model_name_or_path` {name} is no folder, and no name on the hub.") from error
+            raise ValueError(f"`model_name_or_path` {name} is neither a folder nor a name on the hub.") from error
         raise ValueError(f"The tokenizer of `model_name_or_path` {name} cannot be loaded: {error}") from error
 
 
@@ -81,7 +81,7 @@ def prepare(
     dataset_args: DatasetMixtureConfig,
 ) -> dict[str, Any]:
     """
-    Load data and rewards and check them; nothing heavier has happened when this raises.
+    Load data and rewards and check them, before any model is loaded.
 
     Returns:
         `dict[str, Any]`: arguments of [`OPEFOTrainer`].
@@ -210,11 +210,12 @@ def check(
 
 
 def check_identity(checkpoint: str, identity: dict[str, Any]) -> None:
-    """Raise a `ValueError` if a checkpoint is of another run."""
+    """Raise a `ValueError` if a checkpoint belongs to another run."""
     if changed := changes_since(checkpoint, identity):
         raise ValueError(
-            f"{checkpoint} is of another run: {'; '.join(changed)}. Set `resume_from_checkpoint: false` to start a "
-            "new run in this folder, or set another `output_dir`."
+            f"{checkpoint} belongs to another run: {'; '.join(changed)}. To start a new run in this folder, set "
+            "`resume_from_checkpoint: false`, which moves the old checkpoints to `earlier-1/`. Otherwise, restore the "
+            "old settings or set another `output_dir`."
         )
 
 
@@ -252,10 +253,14 @@ def main(args: list[str] | None = None) -> None:
 
 def find_start(training_args: OPEFOConfig, identity: dict[str, Any]) -> tuple[str | None, list[str]] | None:
     """
-    The checkpoint to go on from, or `None` for a new run, with what there is to say; nothing if the run has ended.
+    Where to start, and the sentences to print.
+
+    Returns:
+        `tuple[str | None, list[str]] | None`: the checkpoint to resume from (`None` for a new run) and the sentences.
+        `None` instead of both if the run is already finished.
 
     Raises:
-        `ValueError`: if the checkpoint is of another run, or not whole.
+        `ValueError`: if the checkpoint belongs to another run, or is not complete.
     """
     output_dir = str(training_args.output_dir)
     checkpoint, sentences = resume_point(training_args)
@@ -269,8 +274,8 @@ def find_start(training_args: OPEFOConfig, identity: dict[str, Any]) -> tuple[st
         if not is_saved(checkpoint, output_dir) and training_args.should_save:
             copy_model(checkpoint, output_dir)
         say(
-            f"{checkpoint} is the end of this run: raise `max_steps` or `num_train_epochs` to train on, or set "
-            "`resume_from_checkpoint: false` to start anew."
+            f"This run is already finished (last checkpoint: {checkpoint}). To train longer, raise `max_steps` or "
+            "`num_train_epochs`. To start over, set `resume_from_checkpoint: false`."
         )
         return None
     return checkpoint, [*sentences, f"Resuming from {checkpoint}."]
@@ -299,7 +304,9 @@ def describe_golds(script_args: OPEFOScriptArguments, train_dataset: Any) -> lis
     missing = train_dataset["solution"][:].count(None)
     if not missing:
         return []
-    return [f"{missing} of {len(train_dataset)} rows have no gold answer in column {column!r}: they train nothing."]
+    return [
+        f"{missing} of {len(train_dataset)} rows have no gold answer in column {column!r}: no reward is given there."
+    ]
 
 
 def hub_name(dataset_name: str | None) -> str | None:
@@ -310,7 +317,7 @@ def hub_name(dataset_name: str | None) -> str | None:
 def run(trainer: Any, checkpoint: str | None, script_args: OPEFOScriptArguments) -> None:
     """Train, save and push; end the process with a sentence if something goes wrong."""
     args = trainer.args
-    # The launcher ignores Ctrl-C, and what it starts would, too
+    # The launcher ignores Ctrl-C, and its child processes inherit that
     signal.signal(signal.SIGINT, signal.default_int_handler)
     interrupts = SaveOnInterrupt()
     if script_args.save_on_interrupt:
@@ -326,8 +333,13 @@ def run(trainer: Any, checkpoint: str | None, script_args: OPEFOScriptArguments)
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         last, _ = last_whole_checkpoint(str(args.output_dir))
-        goes_on = f"goes on from {last}" if last else "starts at the beginning, since there is no checkpoint yet"
-        say(f"\n{PROG}: interrupted at step {trainer.state.global_step}; the same command {goes_on}.", file=sys.stderr)
+        options = " without `resume_from_checkpoint`" if args.resume_from_checkpoint else ""
+        advice = (
+            f"To continue from {last}, run the same command{options}."
+            if last
+            else "No checkpoint was saved, so that the same command starts from the beginning."
+        )
+        say(f"\n{PROG}: interrupted at step {trainer.state.global_step}. {advice}", file=sys.stderr)
         sys.stderr.flush()
         os._exit(EXIT_CODE)  # the threads of reward functions would be waited for
     except Exception as error:

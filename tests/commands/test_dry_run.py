@@ -120,7 +120,7 @@ def test_what_it_says_is_what_the_training_does(recipe, capsys):
         ("--math_reward_tolerance 2", "`math_reward_tolerance` is 2.0, but must be at least 0 and below 1"),
         ("--math_reward_units some", "`math_reward_units` is 'some': set it to 'optional' or 'required'."),
         ("--dataset_name gone.jsonl", "Dataset file gone.jsonl does not exist"),
-        ("--model_name_or_path ./gone", "`model_name_or_path` ./gone is no folder, and no name on the hub"),
+        ("--model_name_or_path ./gone", "`model_name_or_path` ./gone is neither a folder nor a name on the hub"),
         ("--dataset_filter level", "`dataset_filter` must be JSON of column names with values"),
         ("--num_processes 3 --gradient_accumulation_steps 1", "generation_batch_size (6) must be divisible by"),
     ],

@@ -44,7 +44,10 @@ def test_a_package_that_is_not_there(monkeypatch, settings, sentence):
 def test_no_gpu(monkeypatch):
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
     (sentence,) = missing(wants_cpu=False, bf16=True)
-    assert "There is no GPU that torch can use on this machine: add `--use_cpu true --bf16 false`" in sentence
+    assert (
+        "PyTorch finds no GPU on this machine: to train on the CPU, add `--use_cpu true` and switch off `bf16`"
+        in sentence
+    )
     assert missing(wants_cpu=True, bf16=True) == missing(wants_cpu=False) == []
     monkeypatch.setattr(parts, "find_spec", lambda name: object())
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)

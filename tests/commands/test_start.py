@@ -30,13 +30,15 @@ def test_starting_anew(recipe, capsys):
     anew = ["--config", "recipe.yaml", "--max_steps", "2", "--seed", "3", "--resume_from_checkpoint", "false"]
     train.main(anew)
     out = capsys.readouterr().out
-    assert "Resuming" not in out and "is the end of this run" not in out
+    assert "Resuming" not in out and "already finished" not in out
     assert "The checkpoints of the run before are now in run/earlier-1." in out
     assert (recipe / "run" / "earlier-1" / "checkpoint-2" / "model.safetensors").read_bytes() == before
     train.main(anew)
     assert "are now in run/earlier-2." in capsys.readouterr().out
     train.main(anew[:-2])
-    assert "run/checkpoint-2 is the end of this run" in capsys.readouterr().out, "the new run's, not the old one's"
+    assert "already finished (last checkpoint: run/checkpoint-2)" in capsys.readouterr().out, (
+        "the new run's, not the old one's"
+    )
 
 
 @pytest.mark.parametrize(
@@ -60,8 +62,8 @@ def test_another_run_in_the_same_folder_is_refused(recipe, capsys, options, clau
     (recipe / "others.py").write_text("def reward(completions, **kwargs):\n    return [0.0] * len(completions)\n")
     before = (recipe / "run" / "model.safetensors").read_bytes()
     message = refuse(capsys, *options.split())
-    assert "run/checkpoint-2 is of another run: " in message and clause in message
-    assert "Set `resume_from_checkpoint: false` to start a new run in this folder, or set another" in message
+    assert "run/checkpoint-2 belongs to another run: " in message and clause in message
+    assert "To start a new run in this folder, set `resume_from_checkpoint: false`, which" in message
     assert (recipe / "run" / "model.safetensors").read_bytes() == before
 
 
@@ -76,7 +78,7 @@ def test_what_may_change_on_the_way(recipe, capsys):
 def test_a_finished_run_hides_no_mistake(recipe, capsys):
     train.main(["--config", "recipe.yaml", "--max_steps", "2"])
     for options, sentence in (
-        ("--model_name_or_path ./gone", "is no folder"),
+        ("--model_name_or_path ./gone", "is neither a folder"),
         ("--dataset_name gone.jsonl", "does not exist"),
         ("--reward_funcs gone", "is unknown"),
     ):
@@ -129,9 +131,9 @@ def interrupt(recipe, *options, after="'loss'"):
 def test_ctrl_c(recipe, saves):
     code, said = interrupt(recipe, "--save_on_interrupt", str(saves))
     assert code == 130 and "Traceback" not in said
-    (sentence,) = re.findall(r"opefo train: interrupted at step (\d+); the same command (.*)\.", said)
+    (sentence,) = re.findall(r"opefo train: interrupted at step (\d+)\. (.*)\.", said)
     checkpoints = sorted(int(path.name[11:]) for path in (recipe / "run").glob("checkpoint-*"))
-    last = f"goes on from run/checkpoint-{checkpoints[-1]}" if checkpoints else "starts at the beginning"
+    last = f"To continue from run/checkpoint-{checkpoints[-1]}, run" if checkpoints else "No checkpoint was saved"
     assert sentence[1].startswith(last)
     if saves:
         assert checkpoints[-1] == int(sentence[0]), "the step that it ended with"
@@ -200,7 +202,7 @@ def test_pairs_of_starts(recipe):
         names = [name for (name, _, may_change), a, b in pairs if a != b and not may_change]
         training_args, identity = start(now)
         if names:
-            with pytest.raises(ValueError, match="is of another run: ") as raised:
+            with pytest.raises(ValueError, match="belongs to another run: ") as raised:
                 train.find_start(training_args, identity)
             assert re.findall(r"`(\w+)` was ", str(raised.value)) == [name for name in identity if name in names]
         else:

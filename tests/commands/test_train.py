@@ -49,14 +49,14 @@ def test_interrupted_run_resumes_by_itself(recipe, capsys):
 
     before = (recipe / "run" / "model.safetensors").read_bytes()
     train.main(["--config", "recipe.yaml"])
-    assert "run/checkpoint-4 is the end of this run" in capsys.readouterr().out
+    assert "This run is already finished (last checkpoint: run/checkpoint-4)" in capsys.readouterr().out
     assert (recipe / "run" / "model.safetensors").read_bytes() == before, "a finished run is left as it is"
 
 
 def test_resuming_without_the_entropy_target_is_refused(recipe, capsys):
     train.main(["--config", "recipe.yaml", "--max_steps", "2"])
     message = refuse(capsys, "--flow_entropy_target_ratio", "0.7")
-    assert "run/checkpoint-2 is of another run: `flow_entropy_target_ratio` was None and is 0.7" in message
+    assert "run/checkpoint-2 belongs to another run: `flow_entropy_target_ratio` was None and is 0.7" in message
     state = recipe / "run" / "checkpoint-2" / "entropy_flow_state.json"
     kept = json.loads(state.read_text())
     state.write_text(json.dumps({"files": kept["files"]}))  # of a version that kept no settings
@@ -70,7 +70,7 @@ def test_rows_without_a_gold_answer_are_counted(recipe, capsys):
     train.main(
         "--config recipe.yaml --reward_funcs math_reward --dataset_solution_column answer --max_steps 1".split()
     )
-    assert "8 of 16 rows have no gold answer in column 'answer': they train nothing." in capsys.readouterr().out
+    assert "8 of 16 rows have no gold answer in column 'answer': no reward is given there." in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("options", ["", "--use_peft true --lora_target_modules q_proj v_proj"])
@@ -104,7 +104,7 @@ def test_lora_run_with_evaluation(recipe):
         (["--reward_funcs", "letters.sum"], "Reward function 'letters.sum' cannot be imported"),
         (["--reward_funcs", "accuracy_reward"], "Reward function 'accuracy_reward' does not fit the dataset"),
         (["--reward_weights", "1", "2"], "`reward_weights` holds 2 weights for 1 rewards"),
-        (["--model_name_or_path", "./gone"], "`model_name_or_path` ./gone is no folder, and no name on the hub"),
+        (["--model_name_or_path", "./gone"], "`model_name_or_path` ./gone is neither a folder nor a name on the hub"),
         (["--resume_from_checkpoint", "gone"], "Checkpoint gone does not exist: check `resume_from_checkpoint`."),
         (["--num_generations", "3"], "must be divisible by num_generations (3)"),
     ],
@@ -252,15 +252,19 @@ def test_a_reward_that_fails_in_one_process_stops_both(recipe):
     assert time.monotonic() - began < 120, "the other process waits half an hour in a collective by default"
 
 
+class Killed(BaseException):
+    """No `Exception`, so that nothing cleans up after it."""
+
+
 def test_a_run_killed_while_its_model_was_saved_saves_it_with_the_next_start(recipe, monkeypatch):
     train.main(["--config", "recipe.yaml", "--output_dir", "whole"])
 
     def killed(*args):
-        raise KeyboardInterrupt  # no `Exception`: nothing may clean up after it
+        raise Killed
 
     train.main(["--config", "recipe.yaml", "--max_steps", "2"])  # whose model is there, and is not that of four steps
     before = (recipe / "run" / "model.safetensors").read_bytes()
-    with monkeypatch.context() as context, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as context, pytest.raises(Killed):
         context.setattr(checkpoints, "move_up", killed)
         train.main(["--config", "recipe.yaml"])
     assert (recipe / "run" / "model.safetensors").read_bytes() == before
