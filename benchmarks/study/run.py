@@ -25,7 +25,13 @@ from opefo_trl.evaluation.sampling import Sampling, TransformersSampler
 
 TEST_BATCH_SIZE = 1600  # completions at once
 PACKAGES = ("opefo_trl", "trl", "transformers", "torch")
-CURVES = {"entropy": "entropy", "reward": "reward", "entropy_flow/coefficient": "coefficient"}
+CURVES = {
+    "entropy": "entropy",
+    "reward": "reward",
+    "entropy_flow/coefficient": "coefficient",
+    "frac_reward_zero_std": "without_variance",  # share of the groups
+    "completions/mean_length": "length",  # tokens
+}
 
 
 class Draw(NamedTuple):
@@ -111,7 +117,8 @@ def test(task: Task, model_dir: str, problems: list[dict[str, Any]], how: Draw, 
     sampler = TransformersSampler(model_dir, sampling, "float32", TEST_BATCH_SIZE)
     prompts = [sampler.tokenizer(problem["prompt"])["input_ids"] for problem in problems]
     correct, distinct, distinct_correct = [], 0, 0
-    for problem, samples in zip(problems, sampler.draw(prompts, how.samples, seed), strict=True):
+    num_samples = min(how.samples, task.samples)
+    for problem, samples in zip(problems, sampler.draw(prompts, num_samples, seed), strict=True):
         answers = [sample.text for sample in samples]
         rewards = task.reward(answers, **{name: [value] * len(answers) for name, value in problem.items()})
         right = [answer for answer, reward in zip(answers, rewards, strict=True) if reward == 1.0]
@@ -119,7 +126,7 @@ def test(task: Task, model_dir: str, problems: list[dict[str, Any]], how: Draw, 
         distinct += len(set(answers))
         distinct_correct += len(set(right))
     return {
-        "samples": how.samples,
+        "samples": num_samples,
         "correct": correct,
         "distinct": distinct / len(problems),
         "distinct_correct": distinct_correct / len(problems),

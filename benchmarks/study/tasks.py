@@ -58,6 +58,8 @@ class Task:
             Training reward to count the steps to.
         settings (`dict[str, Any]`, *optional*):
             Fields of [`~opefo_trl.OPEFOConfig`] that belong to the task.
+        samples (`int`, *optional*, defaults to `64`):
+            Most answers per problem in a test.
         kinds (`tuple[str, ...]`, *optional*):
             Names of the kinds of problem that `data/test.jsonl` holds in turn, for columns of their own.
     """
@@ -68,6 +70,7 @@ class Task:
     entropy_targets: tuple[float, float]
     level: float
     settings: dict[str, Any] = field(default_factory=dict)
+    samples: int = 64
     kinds: tuple[str, ...] = ()
 
 
@@ -238,6 +241,7 @@ TASKS = {
         entropy_targets=(0.15, 0.25),
         level=0.3,
         settings={"max_completion_length": 120},
+        samples=16,
     ),
     "sums": Task(
         title="Sums of three or four digits (reasoning-gym's chain_sum)",
