@@ -43,14 +43,14 @@ def run_process(arguments: Arguments, folder: Path) -> Record:
     return json.loads(done.stdout)
 
 
-def complete(wanted: Sequence[Arguments], folder: Path, jobs: int) -> None:
+def complete(wanted: Sequence[Arguments], folder: Path, jobs: int, name: str = "records.jsonl") -> None:
     """
-    Run what `folder/records.jsonl` does not hold yet, and append each record as soon as its run ends.
+    Run what the file `name` of the folder does not hold yet, and append each record as soon as its run ends.
 
     Raises:
         `RuntimeError`: if a run fails; those under way are finished and kept, the others not begun.
     """
-    path = folder / "records.jsonl"
+    path = folder / name
     done = {Arguments(*(record[name] for name in Arguments._fields)) for record in read_records(path)}
     missing = [arguments for arguments in wanted if arguments not in done]
     bar = tqdm(total=len(wanted), initial=len(wanted) - len(missing), unit="run", desc=folder.name)
