@@ -3,7 +3,7 @@
 import pytest
 from study_records import make_record
 
-from benchmarks.study.tolerance import make_tolerance_table, plan
+from benchmarks.study.tolerance import draw, make_tolerance_table, plan
 
 
 def test_plan_has_all_arms_and_multiples_of_a_seed_before_the_next_seed():
@@ -25,9 +25,15 @@ def test_table():
         for seed in (1, 2)
         for factor, right in ((2, 32), (4, 16), (8, 0))
     ]
-    row = make_tolerance_table(best, higher, {"grpo": 1e-4}, "hot").splitlines()[-1].split(" | ")
+    row = make_tolerance_table([*best, *higher], {"grpo": 1e-4}, "hot").splitlines()[-1].split(" | ")
     assert row[:7] == [
         *("| GRPO, strict", "0.0001", "2", "0.250 ± 0.000"),
         *("+0.000 ± 0.000", "-0.125 ± 0.000", "-0.250 ± 0.000"),
     ]
     assert float(row[10].split(" ± ")[0]) == pytest.approx(-0.5, abs=1e-3), "pass@16 of 32 right of 64 is nearly 1"
+
+
+def test_picture(tmp_path):
+    records = [make_record(seed=seed, rate=factor * 1e-4) for seed in (1, 2) for factor in (1, 2, 4, 8)]
+    draw(records, {"grpo": 1e-4}, tmp_path / "tolerance.png")
+    assert (tmp_path / "tolerance.png").read_bytes().startswith(b"\x89PNG")
