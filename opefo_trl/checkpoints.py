@@ -1,13 +1,9 @@
 """Whole checkpoints and exact resumption, for any trainer of TRL."""
 
-import errno
 import functools
 import json
 import os
-import re
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +13,8 @@ from transformers import TrainerCallback, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, sort_checkpoints
 
-from .guards import RunStopped
 from .identity import completions_per_step, differences, fingerprint, settings_of
+from .writing import is_from_network, writing
 
 
 if TYPE_CHECKING:
@@ -194,54 +190,6 @@ def changes_since(checkpoint: str, identity: dict[str, Any]) -> list[str]:
     except ValueError:  # from an earlier version, or of another trainer
         return []
     return differences(before, identity)
-
-
-# A disk that is full or over its quota, and a file that is larger than a limit allows
-FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-TORCH_WRITER = ("PytorchStreamWriter failed", "iostream error")
-NOT_WRITABLE = {errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM, errno.ENOTEMPTY, errno.EISDIR, errno.ENOTDIR}
-
-
-def how_to_write(error: BaseException | None) -> str | None:
-    """
-    What to do about an exception that, itself or by its cause, says that a file could not be written; `None` for any
-    other exception. Libraries in Rust and C++ raise no `OSError`: safetensors puts the number into its message,
-    and torch's writer has no number at all.
-    """
-    if is_from_network(error):
-        return None
-    while error is not None:
-        in_message = re.search(r"\(os error (\d+)\)", str(error))
-        number = error.errno if isinstance(error, OSError) else int(in_message[1]) if in_message else None
-        if number in FULL or any(message in str(error) for message in TORCH_WRITER):
-            return "free some space"
-        if number in NOT_WRITABLE:
-            return "make the folder writable"
-        error = error.__cause__ or error.__context__
-    return None
-
-
-NETWORK_PACKAGES = ("huggingface_hub", "requests", "httpx", "urllib3")
-
-
-def is_from_network(error: BaseException | None) -> bool:
-    """Whether an exception, itself or by its cause, comes from a server that does not answer."""
-    while error is not None:
-        if isinstance(error, ConnectionError | TimeoutError) or type(error).__module__.startswith(NETWORK_PACKAGES):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
-
-
-@contextmanager
-def writing(failure: str, consequence: str) -> Iterator[None]:
-    """Within, an exception of [`how_to_write`] becomes a [`RunStopped`] with its advice; others pass as they are."""
-    try:
-        yield
-    except Exception as error:
-        if (advice := how_to_write(error)) is None:
-            raise
-        raise RunStopped(f"{failure} ({error}): {advice}{consequence}") from error
 
 
 class FastForwardSampler(TrainerCallback):

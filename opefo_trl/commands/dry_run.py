@@ -28,7 +28,7 @@ from .arguments import OPEFOScriptArguments, parse
 from .memory import GIB, Sharding, estimate_memory
 from .messages import PROG, fail, quiet, say
 from .parts import missing_parts
-from .train import chat_template_kwargs, load_tokenizer, prepare
+from .preparation import chat_template_kwargs, load_tokenizer, prepare
 
 
 # Rows whose gold answers and prompt lengths are looked at: all of DAPO-Math-17k, in seconds
