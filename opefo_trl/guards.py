@@ -2,7 +2,6 @@
 
 import functools
 import inspect
-import math
 import traceback
 from collections.abc import Callable
 from numbers import Real
@@ -12,7 +11,6 @@ import numpy as np
 import torch
 from accelerate.logging import get_logger
 from accelerate.utils import operations
-from transformers import TrainerCallback
 from trl.trainer.utils import get_callable_name, is_async_callable
 
 
@@ -23,47 +21,9 @@ else:
 
 logger = get_logger(__name__)
 
-LOGS_BEFORE_A_WORD = 5  # a model may need some steps before it gives its first answer
-MOSTLY_CUT = 0.9
-
 
 class RunStopped(RuntimeError):
     """The training cannot go on; the message says in one sentence why and what to do."""
-
-
-class DeadRun(TrainerCallback):
-    """Says, early and at the end, that a run learns nothing: no completion gives an answer, or no reward comes."""
-
-    def __init__(self) -> None:
-        self.answered: list[float] = []  # best share of answers in each log
-        self.rewards: list[float] = []
-        self.clipped: list[float] = []
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        shares = [value for name, value in (logs or {}).items() if name.endswith("/answered")]
-        self.answered += [max(shares)] if shares else []
-        # transformers logs NaN as None
-        self.rewards += [math.nan if logs["reward"] is None else logs["reward"]] if logs and "reward" in logs else []
-        self.clipped += [logs["completions/clipped_ratio"]] if logs and "completions/clipped_ratio" in logs else []
-        if max(len(self.answered), len(self.rewards)) == LOGS_BEFORE_A_WORD:
-            self._say(state.global_step)
-
-    def on_train_end(self, args, state, control, **kwargs):
-        self._say(state.global_step)
-
-    def _say(self, step: int) -> None:
-        if self.rewards and all(math.isnan(reward) for reward in self.rewards):
-            logger.warning(
-                f"The model is not learning: no completion has received a reward up to step {step}. Either the reward "
-                "functions returned None, or the gold answers cannot be read (`opefo train --dry_run` counts those)."
-            )
-        elif self.answered and max(self.answered) == 0:
-            was_cut = bool(self.clipped) and min(self.clipped) > MOSTLY_CUT
-            cause = "Raise `max_completion_length`, which cut most of them" if was_cut else "Check `prompt_template`"
-            logger.warning(
-                f"The model is not learning: no completion has given an answer up to step {step}. {cause}, and set "
-                "`log_completions: true` to see what the model writes."
-            )
 
 
 class GuardedRollouts(Base):
@@ -78,7 +38,6 @@ class GuardedRollouts(Base):
             reward if isinstance(reward, torch.nn.Module) else checked_reward(reward)  # type: ignore[arg-type]
             for reward in self.reward_funcs
         ]
-        self.add_callback(DeadRun())
 
     # Infinite reward values of the last rollout batch, over all processes; a subclass may replace `_calculate_rewards`
     _num_infinite: torch.Tensor | None = None

@@ -20,6 +20,7 @@ from .entropy_flow.weights import advantages_per_token, loss_mask, spread_over_s
 from .guards import GuardedRollouts, count_lost
 from .metrics import FlowMetrics
 from .seam import SeamProof
+from .watching import Watcher
 
 
 logger = get_logger(__name__)
@@ -44,6 +45,7 @@ class EntropyFlowMixin(FlowMetrics, SeamProof, GuardedRollouts, WholeCheckpoints
         super().__init__(*trl_args, **trl_kwargs)
         base_model = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
         self.flow_head = FlowHead(base_model, estimator=self.args.flow_estimator)  # type: ignore[arg-type]
+        self.add_callback(Watcher())
         # In nats; with `flow_entropy_target_ratio`, known from the first rollout batch on
         self.entropy_target = self.args.flow_entropy_target
         if self.args.runs_sequence_level_per_token:

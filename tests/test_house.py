@@ -22,10 +22,11 @@ MAY_IMPORT = {
     "evaluation": {"data", "grading"},
     "identity": set(),
     "writing": {"guards"},
+    "watching": {"plotting"},
     "checkpoints": {"identity", "writing"},
     "seam": {"entropy_flow", "config", "guards"},
     "metrics": {"config", "guards", "seam"},
-    "trainer": {"entropy_flow", "config", "citation", "guards", "checkpoints", "seam", "metrics"},
+    "trainer": {"entropy_flow", "config", "citation", "guards", "checkpoints", "seam", "metrics", "watching"},
     "commands": {
         "trainer",
         "config",

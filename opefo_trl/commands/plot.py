@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..plotting.diagnosis import diagnose
+from ..plotting.diagnosis import find_troubles
 from ..plotting.drawing import draw
 from ..plotting.runs import TRAINER_STATE, group_by_seed, read_run
 
@@ -64,7 +64,7 @@ def plot(paths: Sequence[Path], out: Path) -> list[str]:
         raise ValueError(f"{out} cannot be written: {error.strerror}.") from error
     lines = ", ".join(f"{label} ({len(runs)} seeds)" if len(runs) > 1 else label for label, runs in groups.items())
     return [
-        *(f"Warning: {run.name}: {trouble}" for run in runs.values() for trouble in diagnose(run)),
+        *(f"Warning: {run.name}: {trouble}" for run in runs.values() for trouble in find_troubles(run).values()),
         f"Wrote {out}: {lines}.",
     ]
 

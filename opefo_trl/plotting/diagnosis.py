@@ -13,9 +13,11 @@ EXPLODED_SHARE, EXPLODED = 1.1, 2.0  # the same, and both: a model that starts h
 PINNED = 0.05  # |λ| below which a bound would not matter
 PINNED_STEPS = 3  # fewer equal values may be chance
 ZERO_STD = 0.7  # share of groups whose rewards are all alike
+MOSTLY_CUT = 0.9  # share of completions that reach their greatest length
+NOT_LEARNING = {"answers", "rewards"}  # troubles with which nothing is learnt, whatever else the logs say
 
 
-def diagnose(run: Run) -> list[str]:
+def find_troubles(run: Run) -> dict[str, str]:
     """
     Say what is wrong with a run and which field to change; nothing about a healthy one.
 
@@ -24,9 +26,9 @@ def diagnose(run: Run) -> list[str]:
             The run. What it did not log is not judged.
 
     Returns:
-        `list[str]`: one sentence per trouble.
+        `dict[str, str]`: a sentence for each kind of trouble.
     """
-    found = []
+    found: dict[str, str] = {}
 
     def edges(metric: str) -> tuple[float, float]:
         """Means at the start and at the end; NaN, which compares false, where there is nothing."""
@@ -37,32 +39,39 @@ def diagnose(run: Run) -> list[str]:
     answered = [run.values(metric) for metric in run.history if metric.endswith(ANSWERED)]
     is_dead = bool(answered) and max(values.max() for values in answered) == 0
     if is_dead:
-        found.append(
-            "no completion gave an answer: look at `prompt_template` and at `max_completion_length` "
-            f"({edges('completions/clipped_ratio')[1]:.0%} were cut off at the end)."
+        was_cut = edges("completions/clipped_ratio")[1] > MOSTLY_CUT
+        cause = "Raise `max_completion_length`, which cut most of them" if was_cut else "Check `prompt_template`"
+        found["answers"] = (
+            f"The model is not learning: no completion has given an answer. {cause}, and set `log_completions: true` "
+            "to see what the model writes."
+        )
+    if "reward" in run.broken and not run.history.get("reward"):
+        found["rewards"] = (
+            "The model is not learning: no completion has received a reward. Either the reward functions returned "
+            "None, or the gold answers cannot be read (`opefo train --dry_run` counts those)."
         )
     for metric, steps in run.broken.items():
         count = len(steps) + len(run.history.get(metric, {}))
-        if metric == "reward":
-            found.append(
-                f"no reward came in {len(steps)} of {count} logged steps, first at step {steps[0]}: the reward "
-                "functions returned None, or the gold answers cannot be read."
+        where = f"in {len(steps)} of {count} logged steps, first at step {steps[0]}"
+        if metric != "reward":
+            found[metric] = (
+                f"`{metric}` is NaN or infinite {where}, and not drawn there: train in bf16 or fp32 instead of fp16, "
+                "or lower `learning_rate`."
             )
-            continue
-        found.append(
-            f"`{metric}` is NaN or infinite in {len(steps)} of {count} logged steps, first at step {steps[0]}, and "
-            "not drawn there: train in bf16 or fp32 instead of fp16, or lower `learning_rate`."
-        )
+        elif "rewards" not in found:
+            found["reward"] = (
+                f"No reward came {where}: the reward functions returned None, or the gold answers cannot be read."
+            )
     start, end = edges("entropy")
     if end < COLLAPSED or end < COLLAPSED_SHARE * start:
-        found.append(
-            f"entropy collapsed, {start:.2g} → {end:.2g} nats: set `flow_entropy_target` or "
+        found["collapse"] = (
+            f"Entropy collapsed, {start:.2g} → {end:.2g} nats: set `flow_entropy_target` or "
             "`flow_entropy_target_ratio` (with one set already, raise `flow_max_coefficient`), or lower "
             "`learning_rate`."
         )
     if end > max(EXPLODED, EXPLODED_SHARE * start):
-        found.append(
-            f"entropy exploded, {start:.2g} → {end:.2g} nats: lower `learning_rate`, or lower "
+        found["explosion"] = (
+            f"Entropy exploded, {start:.2g} → {end:.2g} nats: lower `learning_rate`, or lower "
             "`flow_entropy_target` or `flow_entropy_target_ratio` (without one, set one)."
         )
     magnitudes = np.abs(run.values("entropy_flow/coefficient"))
@@ -71,14 +80,14 @@ def diagnose(run: Run) -> list[str]:
     # No log tells the bound; a real number that repeats is one. Means over `logging_steps` equal values round
     pinned = np.isclose(last, bound, rtol=1e-6, atol=0.0)
     if bound >= PINNED and pinned.sum() >= PINNED_STEPS and pinned.mean() > 0.5:
-        found.append(
+        found["bound"] = (
             f"λ is pinned at its bound of ±{bound:.2g} in {pinned.mean():.0%} of the last quarter: raise "
             "`flow_max_coefficient`, lower `learning_rate`, or move `flow_entropy_target` (or "
             "`flow_entropy_target_ratio`) nearer to the entropy."
         )
     zero_std = edges("frac_reward_zero_std")[1]
     if zero_std > ZERO_STD and not is_dead:
-        found.append(
+        found["variance"] = (
             f"{zero_std:.0%} of the groups get the same reward for all completions and teach nothing (mean reward "
             f"{edges('reward')[1]:.2g}): take harder data if nearly all are right, easier data if nearly none, or "
             "raise `num_generations` or `temperature`."

@@ -66,16 +66,21 @@ def read_log(path: Path, name: str) -> Run:
         raise ValueError(f"{path} is not a trainer's: it holds no list `log_history`.")
     run = Run(name, {})
     for entry in log:
-        step = entry.get("step")
-        if not isinstance(step, int | float) or not math.isfinite(step):
-            continue
-        for metric in [name for name in entry if name in READ or name.endswith(ANSWERED)]:
-            value = entry[metric]
-            if isinstance(value, int | float) and math.isfinite(value):
-                run.history.setdefault(metric, {})[int(step)] = float(value)
-            elif isinstance(value, int | float) or (value is None and metric == "reward"):  # no reward came
-                run.broken.setdefault(metric, []).append(int(step))
+        add_entry(run, entry)
     return run
+
+
+def add_entry(run: Run, entry: dict[str, Any]) -> None:
+    """Add one entry of a trainer's log to a run; one without a step is left out."""
+    step = entry.get("step")
+    if not isinstance(step, int | float) or not math.isfinite(step):
+        return
+    for metric in [name for name in entry if name in READ or name.endswith(ANSWERED)]:
+        value = entry[metric]
+        if isinstance(value, int | float) and math.isfinite(value):
+            run.history.setdefault(metric, {})[int(step)] = float(value)
+        elif isinstance(value, int | float) or (value is None and metric == "reward"):  # no reward came
+            run.broken.setdefault(metric, []).append(int(step))
 
 
 def last_step(run: Run) -> int:

@@ -3,7 +3,7 @@
 import pytest
 from run_logs import HEALTHY, entries
 
-from opefo_trl.plotting.diagnosis import diagnose
+from opefo_trl.plotting.diagnosis import find_troubles
 from opefo_trl.plotting.runs import Run
 
 
@@ -12,16 +12,16 @@ def troubles(**changes):
     for entry in entries(**{**HEALTHY, **changes}):
         for name in entry.keys() - {"step"}:
             history.setdefault(name, {})[entry["step"]] = entry[name]
-    return diagnose(Run("run", history))
+    return list(find_troubles(Run("run", history)).values())
 
 
 def test_a_healthy_run_is_met_with_silence():
     assert troubles() == []
-    assert diagnose(Run("nothing but rewards", {"reward": {1: 1.0}})) == []
+    assert find_troubles(Run("nothing but rewards", {"reward": {1: 1.0}})) == {}
 
 
 def test_values_that_are_no_numbers():
-    (sentence,) = diagnose(Run("run", {"entropy": {1: 0.5, 2: 0.5}}, {"entropy": [3]}))
+    (sentence,) = find_troubles(Run("run", {"entropy": {1: 0.5, 2: 0.5}}, {"entropy": [3]})).values()
     assert sentence == (
         "`entropy` is NaN or infinite in 1 of 3 logged steps, first at step 3, and not drawn there: train in bf16 or "
         "fp32 instead of fp16, or lower `learning_rate`."
@@ -31,13 +31,18 @@ def test_values_that_are_no_numbers():
 def test_a_run_without_answers_or_rewards():
     history = {"frac_reward_zero_std": {1: 1.0}, "math_reward/answered": {1: 0.0}, "reward": {1: 0.0}}
     history["completions/clipped_ratio"] = {1: 0.25}
-    (sentence,) = diagnose(Run("run", history))
-    assert sentence == (
-        "no completion gave an answer: look at `prompt_template` and at `max_completion_length` (25% were cut off at "
-        "the end)."
-    )
-    (sentence,) = diagnose(Run("run", {"entropy": {1: 0.5, 2: 0.5}}, {"reward": [1, 2]}))
-    assert sentence.startswith("no reward came in 2 of 2 logged steps, first at step 1: the reward functions returned")
+    found = find_troubles(Run("run", history))
+    assert found == {
+        "answers": "The model is not learning: no completion has given an answer. Check `prompt_template`, and set "
+        "`log_completions: true` to see what the model writes."
+    }
+    history["completions/clipped_ratio"] = {1: 0.95}
+    assert "Raise `max_completion_length`, which cut most of them" in find_troubles(Run("run", history))["answers"]
+    found = find_troubles(Run("run", {"entropy": {1: 0.5, 2: 0.5}}, {"reward": [1, 2]}))
+    assert list(found) == ["rewards"] and "no completion has received a reward" in found["rewards"]
+    found = find_troubles(Run("run", {"reward": {1: 0.5}}, {"reward": [2, 3]}))
+    assert list(found) == ["reward"]
+    assert found["reward"].startswith("No reward came in 2 of 3 logged steps, first at step 2: the reward functions")
 
 
 @pytest.mark.parametrize(
@@ -46,12 +51,12 @@ def test_a_run_without_answers_or_rewards():
         # First and last twentieth of forty steps: two steps each
         (
             {"entropy": lambda share: 0.65 - 0.6 * share},
-            ["entropy collapsed, 0.64 → 0.058 nats", "`flow_entropy_target`", "`learning_rate`"],
+            ["Entropy collapsed, 0.64 → 0.058 nats", "`flow_entropy_target`", "`learning_rate`"],
         ),
-        ({"entropy": 0.04}, ["entropy collapsed, 0.04 → 0.04 nats"]),
+        ({"entropy": 0.04}, ["Entropy collapsed, 0.04 → 0.04 nats"]),
         (
             {"entropy": lambda share: 0.5 + 2.0 * share},
-            ["entropy exploded, 0.53 → 2.5 nats", "lower `learning_rate`", "`flow_entropy_target_ratio`"],
+            ["Entropy exploded, 0.53 → 2.5 nats", "lower `learning_rate`", "`flow_entropy_target_ratio`"],
         ),
         (
             {"entropy_flow__coefficient": lambda share: -0.3 if share > 0.7 else 0.1},
