@@ -36,6 +36,7 @@ _NUMBERS: dict[str, _Range] = {
     "flow_entropy_target": _POSITIVE,
     "flow_entropy_target_ratio": _POSITIVE,
     "flow_entropy_gain": _NOT_NEGATIVE,
+    "reward_warn_seconds": _POSITIVE_BOUND,
     "per_device_train_batch_size": _COUNT,
     "gradient_accumulation_steps": _COUNT,
     "steps_per_generation": _COUNT,
@@ -130,6 +131,9 @@ class OPEFOConfig(GRPOConfig):
             Refuse settings that take more than one optimizer step per rollout batch. The paper is strictly on-policy,
             and the flow of a batch describes only the step taken from the policy that sampled it. `False` turns the
             refusal into a warning.
+        reward_warn_seconds (`float`, *optional*, defaults to `60.0`):
+            Seconds after which a warning names a reward function that is still running, and the line it stands on.
+            Infinity switches the warning off.
 
     Raises:
         `ValueError`: if a value is out of its range or the settings contradict each other.
@@ -171,6 +175,10 @@ class OPEFOConfig(GRPOConfig):
         metadata={
             "help": "Refuse settings that take more than one optimizer step per rollout batch. `False` warns instead."
         },
+    )
+    reward_warn_seconds: float = field(
+        default=60.0,
+        metadata={"help": "Seconds after which a warning names a reward function that is still running."},
     )
 
     def __post_init__(self):

@@ -1,7 +1,6 @@
 """What would ruin a run: infinite rewards, NaN in the policy, a reward function that fails."""
 
 import functools
-import inspect
 import traceback
 from collections.abc import Callable
 from numbers import Real
@@ -12,6 +11,8 @@ import torch
 from accelerate.logging import get_logger
 from accelerate.utils import operations
 from trl.trainer.utils import get_callable_name, is_async_callable
+
+from .hanging import SlowReward, code_of
 
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class GuardedRollouts(Base):
     def __init__(self, *trl_args: Any, **trl_kwargs: Any):
         super().__init__(*trl_args, **trl_kwargs)
         self.reward_funcs = [
-            reward if isinstance(reward, torch.nn.Module) else checked_reward(reward)  # type: ignore[arg-type]
+            reward if isinstance(reward, torch.nn.Module) else checked_reward(reward, self.args.reward_warn_seconds)  # type: ignore[arg-type, attr-defined]
             for reward in self.reward_funcs
         ]
 
@@ -61,19 +62,24 @@ class GuardedRollouts(Base):
         return rewards.masked_fill(infinite, torch.nan)
 
 
-def checked_reward(reward: Callable[..., Any]) -> Callable[..., Any]:
-    """A reward function whose values are looked at before TRL makes a tensor of them."""
+def checked_reward(reward: Callable[..., Any], warn_seconds: float) -> Callable[..., Any]:
+    """A reward function that is named if it takes long, and whose values are checked before TRL uses them."""
+    slow = SlowReward(reward, warn_seconds)
     if is_async_callable(reward):
 
         @functools.wraps(reward)
         async def checked_async(*args: Any, **kwargs: Any) -> Any:
-            return check_values(reward, await reward(*args, **kwargs), len(kwargs["completions"]))
+            with slow.watch():
+                values = await reward(*args, **kwargs)
+            return check_values(reward, values, len(kwargs["completions"]))
 
         return checked_async
 
     @functools.wraps(reward)
     def checked(*args: Any, **kwargs: Any) -> Any:
-        return check_values(reward, reward(*args, **kwargs), len(kwargs["completions"]))
+        with slow.watch():
+            values = reward(*args, **kwargs)
+        return check_values(reward, values, len(kwargs["completions"]))
 
     return checked
 
@@ -96,7 +102,7 @@ def check_values(reward: Callable[..., Any], values: Any, num_completions: int) 
         found = f"a list that contains {wrong[0]!r}" if wrong else None
     if found is None:
         return values
-    code = inspect.unwrap(reward).__code__ if inspect.isroutine(inspect.unwrap(reward)) else None
+    code = code_of(reward)
     place = f" ({code.co_filename}, line {code.co_firstlineno})" if code else ""
     raise RunStopped(
         f"Reward function `{get_callable_name(reward)}`{place} returned {found}. It must return a list of "
