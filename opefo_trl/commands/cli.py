@@ -13,10 +13,10 @@ from .fields import check_names, format_help
 
 def train(args: list[str]) -> int:
     """Launch `opefo_trl.commands.train` through accelerate, as `trl grpo` launches its script."""
-    if "--help" in args or "-h" in args:
-        print(format_help("opefo train"))
-        return 0
     try:
+        if "--help" in args or "-h" in args:
+            print_help(args)
+            return 0
         check_names(args)
     except ValueError as error:
         print(f"opefo train: error: {' '.join(str(error).split())}", file=sys.stderr)
@@ -66,6 +66,20 @@ def train(args: list[str]) -> int:
     finally:
         signal.signal(signal.SIGINT, before)
     return 0
+
+
+def print_help(args: list[str]) -> None:
+    """
+    Raises:
+        `ValueError`: if the word behind `--help` is no topic.
+    """
+    place = next(place for place, word in enumerate(args) if word in ("--help", "-h"))
+    try:
+        print(format_help("opefo train", *args[place + 1 : place + 2]))
+    except (LookupError, OSError, SyntaxError, ImportError):  # other versions, whose sources look different
+        from .arguments import make_parser
+
+        make_parser().print_help()
 
 
 def check_first(train_args: list[str], launch_args: list[str]) -> int:

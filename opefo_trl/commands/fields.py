@@ -4,7 +4,7 @@ import ast
 import difflib
 import textwrap
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,7 +26,7 @@ class Field:
         help (`str`):
             What it is for.
         section (`str`):
-            Where `--help` lists it.
+            Key of [`SECTIONS`].
     """
 
     name: str
@@ -35,20 +35,78 @@ class Field:
     section: str
 
 
-# Section, module and class, as the command's parser puts them together; a class comes after those that it builds on,
-# and the last one that has a field owns it
-SECTIONS = (
-    ("Training (transformers)", "transformers.training_args", "TrainingArguments"),
-    ("Training (TRL)", "trl.trainer.base_config", "_BaseConfig"),
-    ("GRPO (TRL)", "trl.trainer.grpo_config", "GRPOConfig"),
-    ("OPEFO", "opefo_trl.config", "OPEFOConfig"),
-    ("Data and rewards (TRL)", "trl.scripts.utils", "ScriptArguments"),
-    ("Data and rewards (TRL)", "trl.scripts.grpo", "GRPOScriptArguments"),
-    ("Mixtures of datasets (TRL)", "trl.scripts.utils", "DatasetMixtureConfig"),
-    ("Model (TRL)", "trl.trainer.model_config", "ModelConfig"),
-    ("Data and rewards", "opefo_trl.commands.arguments", "OPEFOScriptArguments"),
+# Module and class, as the command's parser puts them together; a class comes after those that it builds on
+CLASSES = (
+    ("transformers.training_args", "TrainingArguments"),
+    ("trl.trainer.base_config", "_BaseConfig"),
+    ("trl.trainer.grpo_config", "GRPOConfig"),
+    ("opefo_trl.config", "OPEFOConfig"),
+    ("trl.scripts.utils", "ScriptArguments"),
+    ("trl.scripts.grpo", "GRPOScriptArguments"),
+    ("trl.scripts.utils", "DatasetMixtureConfig"),
+    ("trl.trainer.model_config", "ModelConfig"),
+    ("opefo_trl.commands.arguments", "OPEFOScriptArguments"),
 )
-SHOWN_FIRST = ("OPEFO", "Data and rewards", "Data and rewards (TRL)", "Model (TRL)", "GRPO (TRL)")
+SECTIONS = {
+    "flow": "The method: balance and entropy target",
+    "data": "Datasets, columns, prompts",
+    "reward": "Reward functions",
+    "rollouts": "Sampling of completions",
+    "model": "Model, LoRA, quantization",
+    "loss": "GRPO's loss and advantages",
+    "steps": "Steps, batch, learning rate, optimizer, seed",
+    "vllm": "Faster generation: vLLM, continuous batching",
+    "logs": "Logging, checkpoints, evaluation, the hub",
+    "system": "Precision, memory, hardware, everything else",
+}
+# Where a field belongs: by its name, else by the comment that heads it in its class, else by its class
+SECTION_OF_NAME = (
+    ("reward_", "reward"),
+    ("math_reward_", "reward"),
+    ("scale_rewards", "reward"),
+    ("multi_objective", "reward"),
+    ("dataset_", "data"),
+    ("shuffle_dataset", "data"),
+    ("max_tool_calling_iterations", "rollouts"),
+    ("resume_from_checkpoint", "logs"),
+    ("ignore_bias_buffers", "system"),
+    ("save_on_interrupt", "logs"),
+    ("dry_run", "steps"),
+    ("use_vllm", "vllm"),
+    ("vllm_", "vllm"),
+)
+SECTION_OF_HEADING = {
+    "Parameters that control the model and reference model": "model",
+    "Parameters that control the data preprocessing": "rollouts",
+    "Parameters that control generation": "rollouts",
+    "Parameters that control generation acceleration powered by vLLM": "vllm",
+    "Parameters that control generation acceleration powered by transformers continuous batching": "vllm",
+    "Parameters that control the training": "loss",
+    "Parameters that control the logging": "logs",
+    "Output": "logs",
+    "Training Duration and Batch Size": "steps",
+    "Learning Rate & Scheduler": "steps",
+    "Optimizer": "steps",
+    "Regularization & Training Stability": "steps",
+    "Reproducibility": "steps",
+    "Logging & Monitoring": "logs",
+    "Log Levels": "logs",
+    "Experiment Tracking": "logs",
+    "Evaluation": "logs",
+    "Metrics": "logs",
+    "Checkpointing & Saving": "logs",
+    "Hub Integration": "logs",
+    "Best Model Tracking": "logs",
+    "Resuming Training": "logs",
+}
+SECTION_OF_CLASS = {
+    "OPEFOConfig": "flow",
+    "ScriptArguments": "data",
+    "GRPOScriptArguments": "data",
+    "DatasetMixtureConfig": "data",
+    "ModelConfig": "model",
+    "OPEFOScriptArguments": "data",
+}
 WIDTH = 110
 
 
@@ -70,16 +128,33 @@ def read_fields() -> tuple[Field, ...]:
         `LookupError` or `OSError`: if a class is not where it was in the versions that this was written for.
     """
     found: dict[str, Field] = {}
-    for section, module, name in SECTIONS:
-        tree = ast.parse(source_of(module).read_text(encoding="utf-8"))
-        classes = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef) and node.name == name]
+    for module, name in CLASSES:
+        text = source_of(module).read_text(encoding="utf-8")
+        classes = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ClassDef) and node.name == name]
         if not classes:
             raise LookupError(f"{module} has no class {name}.")
+        lines = text.splitlines()
+        line, heading = classes[0].lineno, ""
         for statement in classes[0].body:
+            for comment in lines[line : statement.lineno]:
+                words = comment.strip(" #-")
+                if words in SECTION_OF_HEADING or comment.lstrip().startswith("# ---"):
+                    heading = words
+            line = statement.end_lineno or line
             if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
                 if "ClassVar" not in ast.unparse(statement.annotation) and not statement.target.id.startswith("_"):
-                    found[statement.target.id] = _field(statement, section)
+                    field = _field(statement, _section(statement.target.id, heading, name))
+                    # A class that only changes a default leaves the field where it was
+                    earlier = found.get(field.name)
+                    found[field.name] = replace(field, section=earlier.section) if earlier else field
     return tuple(found.values())
+
+
+def _section(name: str, heading: str, class_name: str) -> str:
+    for start, section in SECTION_OF_NAME:
+        if name.startswith(start):
+            return section
+    return SECTION_OF_HEADING.get(heading) or SECTION_OF_CLASS.get(class_name, "system")
 
 
 def _field(statement: ast.AnnAssign, section: str) -> Field:
@@ -178,22 +253,62 @@ def check_names(args: list[str]) -> None:
             )
 
 
-def format_help(prog: str) -> str:
-    """The fields in sections, the method first."""
-    order = [*SHOWN_FIRST, *(section for section, _, _ in SECTIONS if section not in SHOWN_FIRST)]
+def format_help(prog: str, topic: str = "") -> str:
+    """
+    Help on a part of the fields.
+
+    Args:
+        prog (`str`):
+            Name of the command.
+        topic (`str`, *optional*):
+            A key of [`SECTIONS`], `"all"`, or a part of the names to show. Empty: the method's fields, and the names
+            of all others.
+
+    Raises:
+        `ValueError`: if nothing has the topic in its name.
+    """
+    fields = read_fields()
+    if topic == "all" or topic in SECTIONS:
+        return "\n\n".join(_describe_section(key) for key in SECTIONS if topic in ("all", key))
+    if topic:
+        shown = [field for field in fields if topic.lower() in field.name]
+        if not shown:
+            raise ValueError(
+                f"No section is called `{topic}`, and no field has it in its name: take one of {', '.join(SECTIONS)}, "
+                "`all`, or a part of a name."
+            )
+        return "\n".join(line for field in shown for line in _describe(field))
     lines = [
         f"usage: {prog} --config FILE.yaml [--accelerate_config NAME_OR_FILE] [--FIELD VALUE ...]",
+        f"       {prog} --help [SECTION | all | PART_OF_A_NAME]",
         "",
         *textwrap.wrap(
             "Train with OPEFO, as `trl grpo` trains with GRPO. FIELD is any field below or any option of `accelerate "
             "launch`; the command line overrides the file. `env:` in the file sets variables.",
             WIDTH,
         ),
+        "",
+        _describe_section("flow"),
+        "",
+        f"All other fields by section; `{prog} --help data` describes a section, `{prog} --help entropy` all fields",
+        "with `entropy` in their name.",
     ]
-    for section in dict.fromkeys(order):
-        lines += ["", f"{section}:"]
-        for field in read_fields():
-            if field.section == section:
-                lines.append(f"  --{field.name}" + (f" (default: {field.default})" if field.default else ""))
-                lines += textwrap.wrap(field.help, WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6)
+    for key, title in SECTIONS.items():
+        names = [field.name for field in fields if field.section == key]
+        if key != "flow":
+            lines += ["", f"{key}: {title}"]
+            lines += textwrap.wrap(" ".join(names), WIDTH, initial_indent="  ", subsequent_indent="  ")
     return "\n".join(lines)
+
+
+def _describe_section(key: str) -> str:
+    fields = [field for field in read_fields() if field.section == key]
+    return "\n".join([f"{key}: {SECTIONS[key]}", *(line for field in fields for line in _describe(field))])
+
+
+def _describe(field: Field) -> list[str]:
+    default = f" (default: {field.default})" if field.default else ""
+    return [
+        f"  --{field.name}{default}",
+        *textwrap.wrap(field.help, WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6),
+    ]

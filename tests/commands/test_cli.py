@@ -23,7 +23,24 @@ def test_help_lists_the_commands(capsys):
 def test_train_help_lists_the_knobs(capsys):
     assert cli.main(["train", "--help"]) == 0
     out = capsys.readouterr().out
-    assert all(name in out for name in ("--flow_strength", "--learning_rate", "--use_peft", "--prompt_template"))
+    assert all(name in out for name in ("--flow_strength", " learning_rate ", " use_peft ", " prompt_template "))
+
+
+def test_train_help_on_a_section(capsys):
+    assert cli.main(["train", "--help", "flow"]) == 0
+    out = capsys.readouterr().out
+    assert "--flow_strength" in out and "learning_rate" not in out
+    assert cli.main(["train", "--help", "nothing"]) == 2
+    assert "No section is called `nothing`" in capsys.readouterr().err
+
+
+def test_help_with_other_versions_is_the_parser_s(capsys, monkeypatch):
+    def fail(*args):
+        raise LookupError
+
+    monkeypatch.setattr(cli, "format_help", fail)
+    assert cli.main(["train", "--help", "flow"]) == 0
+    assert "--flow_strength" in capsys.readouterr().out
 
 
 def test_unknown_command(capsys):

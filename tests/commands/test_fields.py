@@ -18,11 +18,38 @@ def test_the_parser_has_the_same_fields():
 def test_help_and_default_of_a_field():
     found = {field.name: field for field in fields.read_fields()}
     assert found["flow_strength"].default == "1.0" and "Share of the balance" in found["flow_strength"].help
-    assert found["flow_strength"].section == "OPEFO" and found["seed"].section == "Training (transformers)"
+    sections = {
+        "seed": "steps",
+        "learning_rate": "steps",
+        "temperature": "rollouts",
+        "beta": "loss",
+        "lora_r": "model",
+    }
+    sections |= {"dataset_name": "data", "prompt_template": "data", "reward_funcs": "reward", "use_vllm": "vllm"}
+    sections |= {"flow_strength": "flow", "reward_warn_seconds": "reward", "save_steps": "logs", "deepspeed": "system"}
+    assert {name: found[name].section for name in sections} == sections
+    assert {field.section for field in found.values()} == set(fields.SECTIONS)
+
+
+def test_help_shows_the_method_and_names_every_other_field():
     text = fields.format_help("opefo train")
-    assert text.index("--flow_strength") < text.index("--dataset_name") < text.index("--num_generations")
-    lines = [line.split(" ")[2] for line in text.splitlines() if line.startswith("  --")]
-    assert sorted(lines) == sorted(f"--{name}" for name in found), "each field once"
+    names = {field.name for field in fields.read_fields()}
+    listed = [word.removeprefix("--") for word in text.split() if word.removeprefix("--") in names]
+    assert names <= set(listed)
+    heads = [text.index(f"\n{section}: ") for section in fields.SECTIONS]
+    assert heads == sorted(heads)
+    assert "Share of the balance" in text and "The initial learning rate" not in text
+
+
+def test_help_on_a_topic():
+    everything = fields.format_help("opefo train", "all")
+    lines = [line.split(" ")[2] for line in everything.splitlines() if line.startswith("  --")]
+    assert sorted(lines) == sorted(f"--{field.name}" for field in fields.read_fields())
+    flow = fields.format_help("opefo train", "flow")
+    assert flow in everything and "--flow_strength" in flow and "--learning_rate" not in flow
+    assert "--learning_rate" in fields.format_help("opefo train", "learning")
+    with pytest.raises(ValueError, match="No section is called `zzz`"):
+        fields.format_help("opefo train", "zzz")
 
 
 @pytest.mark.parametrize(
@@ -51,7 +78,7 @@ def test_names_that_are_known(tmp_path):
 
 
 def test_other_versions_are_left_to_the_parser(monkeypatch):
-    monkeypatch.setattr(fields, "SECTIONS", (("a", "trl.trainer.grpo_config", "NoSuchClass"),))
+    monkeypatch.setattr(fields, "CLASSES", (("trl.trainer.grpo_config", "NoSuchClass"),))
     fields.read_fields.cache_clear()
     try:
         with pytest.raises(LookupError, match="has no class NoSuchClass"):
