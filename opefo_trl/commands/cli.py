@@ -128,6 +128,12 @@ def plot(args: list[str]) -> int:
     return main(args)
 
 
+def recipes(args: list[str]) -> int:
+    from .recipes import main
+
+    return main(args)
+
+
 def without(words: list[str], left: list[str]) -> list[str]:
     """`words` less those in `left`, which keeps their order."""
     remaining = iter([*left, None])
@@ -145,11 +151,12 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="opefo", description="OPEFO for TRL: GRPO with balanced entropy flow.")
     parser.add_argument("--version", action="version", version=f"opefo_trl {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    commands.add_parser("train", help="train a model; `opefo train --help` lists every field", add_help=False)
+    commands.add_parser("train", help="train a model; `opefo train --help` names every field", add_help=False)
     commands.add_parser("evaluate", help="score a model on math benchmarks", add_help=False)
     commands.add_parser("plot", help="draw runs and say what is wrong with them", add_help=False)
+    commands.add_parser("recipes", help="list the recipes for `opefo train`, or print one", add_help=False)
     args, rest = parser.parse_known_args(argv)
-    return {"train": train, "evaluate": evaluate, "plot": plot}[args.command](rest)
+    return {"train": train, "evaluate": evaluate, "plot": plot, "recipes": recipes}[args.command](rest)
 
 
 if __name__ == "__main__":
