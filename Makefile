@@ -1,8 +1,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-STEPS ?= 400
+STEPS ?= 300
 SEEDS ?= 1
+ARMS ?= grpo opefo_target
 SFT_STEPS ?= 900
 
 .PHONY: env test slow demo clean
@@ -28,7 +29,7 @@ slow: env
 	$(BIN)/python -m pytest -m slow
 
 demo: env
-	$(BIN)/python -m examples.countdown.demo --steps $(STEPS) --seeds $(SEEDS) --sft_steps $(SFT_STEPS)
+	$(BIN)/python -m examples.countdown.demo --steps $(STEPS) --seeds $(SEEDS) --arms $(ARMS) --sft_steps $(SFT_STEPS)
 
 clean:
 	rm -rf $(VENV) outputs

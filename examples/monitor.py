@@ -21,7 +21,7 @@ SETTINGS: dict[str, Any] = {
     "output_dir": "outputs/monitor",
     "per_device_train_batch_size": 64,
     "num_generations": 8,
-    "max_completion_length": 16,
+    "max_completion_length": 20,
     "learning_rate": 1e-4,
     "lr_scheduler_type": "constant",
     "logging_steps": 1,

@@ -133,6 +133,8 @@ def test_memory_of_the_projection(dtype):
         project_flow(hidden, weight, None, labels, 1.0, VOCAB_TILE)
     with peak_memory(torch.device("cpu")) as theirs:
         trl_projection(hidden, weight, labels)
-    tile = tokens * VOCAB_TILE * hidden.element_size()
-    assert tile < ours.bytes < 1.3 * tile
+    with peak_memory(torch.device("cpu")) as tile:  # a CPU without bfloat16 needs more than the result's size
+        torch.nn.functional.linear(hidden, weight[:VOCAB_TILE])
+    assert tile.bytes >= tokens * VOCAB_TILE * hidden.element_size()
+    assert tile.bytes <= ours.bytes < 1.3 * tile.bytes
     assert ours.bytes < 0.5 * theirs.bytes

@@ -21,7 +21,9 @@ STEPS = 300  # rollout batches of a run
 BATCH_SIZE = 64  # completions of a rollout batch
 PROBLEMS = 200  # of the validation and of the test
 SFT_STEPS = 900
-HARD_SIZES = (5,)  # numbers in a puzzle
+EASY_SIZES = (3, 4)  # numbers in a puzzle
+EASY_TRAIN_PUZZLES = 2000
+HARD_SIZES = (5,)
 HARD_TRAIN_PUZZLES = 64
 PRODUCT_SHARE = 0.03  # of the solutions that the base model of `countdown_products` is taught
 PRODUCT_TRAIN_PUZZLES = 2000
@@ -94,7 +96,7 @@ def read_problems(folder: Path, split: str) -> list[dict[str, Any]]:
 
 
 def prepare_countdown(folder: Path) -> None:
-    prepare(folder, sft_steps=SFT_STEPS)
+    prepare(folder, SFT_STEPS, sizes=EASY_SIZES, train_puzzles=EASY_TRAIN_PUZZLES)
 
 
 def prepare_puzzles(folder: Path, make_puzzles: Callable[[int], Puzzles], seed: int = 0) -> None:
@@ -131,7 +133,7 @@ def make_product_puzzles(seed: int) -> Puzzles:
     Every second puzzle to train and to test on needs `*`, which the base model hardly ever tries, being taught it by
     [`PRODUCT_SHARE`] of its examples: its rewards come from `+` and `-`.
     """
-    puzzles = list(islice(generate_puzzles(seed), PRODUCT_POOL))
+    puzzles = list(islice(generate_puzzles(seed, EASY_SIZES), PRODUCT_POOL))
     halves = [[puzzle for puzzle in puzzles if needs_product(puzzle) == needed] for needed in (False, True)]
     splits = [split_puzzles(iter(half), PRODUCT_TRAIN_PUZZLES // 2, PROBLEMS, seed) for half in halves]
     train, test = (

@@ -1,6 +1,6 @@
 """The Countdown puzzle: combine every number exactly once, with `+`, `-` and `*`, to reach the target.
 
-A prompt is the text `3 4 7 7>21=`, and a solution is an expression such as `7+7+3+4`.
+A prompt is the text `1 3 4 7 7>21=`, and a solution is an expression such as `7+7+3+4*1`.
 """
 
 import random
@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 
-NUMBERS_PER_PUZZLE = (3, 4)
+NUMBERS_PER_PUZZLE = (5,)
 LARGEST_NUMBER = 9
 LARGEST_TARGET = 50
 
@@ -158,7 +158,7 @@ def generate_puzzles(seed: int, sizes: Sequence[int] = NUMBERS_PER_PUZZLE) -> It
     Args:
         seed (`int`):
             Seed of the sequence: equal seeds generate equal puzzles.
-        sizes (`Sequence[int]`, *optional*, defaults to `(3, 4)`):
+        sizes (`Sequence[int]`, *optional*, defaults to `(5,)`):
             How many numbers a puzzle may have, each as often.
 
     Yields:

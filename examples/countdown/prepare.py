@@ -6,7 +6,7 @@ python -m examples.countdown.prepare --output_dir outputs/countdown
 import argparse
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -16,13 +16,13 @@ from tqdm.auto import tqdm
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer, set_seed
 from trl import SFTConfig, SFTTrainer
 
-from examples.countdown.countdown import Puzzle, generate_puzzles
+from examples.countdown.countdown import NUMBERS_PER_PUZZLE, Puzzle, generate_puzzles
 
 
 SPECIAL_TOKENS = ["<pad>", "<bos>", "<eos>"]
 SYMBOLS = "0123456789 >=+-*()"
 SFT_BATCH_SIZE = 64
-TRAIN_PUZZLES = 2000
+TRAIN_PUZZLES = 64  # so few that each is seen some forty times in 300 steps
 TEST_PUZZLES = 500
 
 
@@ -133,7 +133,13 @@ def teach(
     trainer.save_model()
 
 
-def prepare(output_dir: Path, sft_steps: int = 900, seed: int = 0) -> None:
+def prepare(
+    output_dir: Path,
+    sft_steps: int = 900,
+    seed: int = 0,
+    sizes: Sequence[int] = NUMBERS_PER_PUZZLE,
+    train_puzzles: int = TRAIN_PUZZLES,
+) -> None:
     """
     Writes `output_dir/data` (a dataset with the splits train and test) and `output_dir/base` (model and tokenizer).
     What an earlier call with the same arguments has written is used again.
@@ -145,18 +151,22 @@ def prepare(output_dir: Path, sft_steps: int = 900, seed: int = 0) -> None:
             Optimizer steps of the supervised fine-tuning.
         seed (`int`, *optional*, defaults to `0`):
             Seed of the puzzles, the model and its fine-tuning.
+        sizes (`Sequence[int]`, *optional*, defaults to `(5,)`):
+            How many numbers a puzzle may have, each as often.
+        train_puzzles (`int`, *optional*, defaults to `64`):
+            Number of puzzles to train on.
     """
     # With more threads the numbers would depend on the machine, and a busy core would make the others wait for it
     torch.set_num_threads(1)
-    arguments = {"sft_steps": sft_steps, "seed": seed}
+    arguments = {"sft_steps": sft_steps, "seed": seed, "sizes": list(sizes), "train_puzzles": train_puzzles}
     finished = output_dir / "prepared.json"
     if finished.exists() and json.loads(finished.read_text()) == arguments:
         print(f"Using the puzzles and the base model that are in {output_dir}.")
         return
     finished.unlink(missing_ok=True)
 
-    puzzles = generate_puzzles(seed)
-    train, test = split_puzzles(puzzles, TRAIN_PUZZLES, TEST_PUZZLES, seed)
+    puzzles = generate_puzzles(seed, sizes)
+    train, test = split_puzzles(puzzles, train_puzzles, TEST_PUZZLES, seed)
     data_dir = output_dir / "data"
     data_dir.mkdir(parents=True, exist_ok=True)
     write_puzzles(train, data_dir / "train.jsonl")

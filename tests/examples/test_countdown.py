@@ -88,7 +88,7 @@ def test_reward():
 def test_generated_puzzles_are_solved_by_their_solutions():
     puzzles = list(islice(generate_puzzles(0), 2000))
     assert all(is_solution(puzzle.solution, list(puzzle.numbers), puzzle.target) for puzzle in puzzles)
-    assert {len(puzzle.numbers) for puzzle in puzzles} == {3, 4}
+    assert {len(puzzle.numbers) for puzzle in puzzles} == {5}
     assert all(1 <= puzzle.target <= 50 for puzzle in puzzles)
     numbers = " ".join(map(str, puzzles[0].numbers))
     assert puzzles[0].prompt == f"{numbers}>{puzzles[0].target}="
@@ -131,7 +131,7 @@ def test_model():
 
 
 def test_prepared_folder_is_used_again(tmp_path, capsys):
-    (tmp_path / "prepared.json").write_text(json.dumps({"sft_steps": 3, "seed": 5}))
+    (tmp_path / "prepared.json").write_text(json.dumps({"sft_steps": 3, "seed": 5, "sizes": [5], "train_puzzles": 64}))
     prepare(tmp_path, sft_steps=3, seed=5)
     assert capsys.readouterr().out == f"Using the puzzles and the base model that are in {tmp_path}.\n"
     assert [path.name for path in tmp_path.iterdir()] == ["prepared.json"]

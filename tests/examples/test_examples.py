@@ -148,7 +148,7 @@ def countdown(tmp_path):
     puzzles = generate_puzzles(0)
     for split in ("train", "test"):
         write_puzzles([next(puzzles) for _ in range(40)], tmp_path / "data" / f"{split}.jsonl")
-    (tmp_path / "prepared.json").write_text(json.dumps({"sft_steps": 7, "seed": 0}))
+    (tmp_path / "prepared.json").write_text(json.dumps({"sft_steps": 7, "seed": 0, "sizes": [5], "train_puzzles": 64}))
     return tmp_path
 
 

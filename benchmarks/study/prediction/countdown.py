@@ -17,6 +17,7 @@ from benchmarks.study.prediction.decomposition import measure
 from benchmarks.study.prediction.flows import Batch, Params, Policy, policy_gradient, token_entropies
 from benchmarks.study.prediction.records import ARMS
 from benchmarks.study.prediction.updates import Update, adamw_update, dot, sgd_update
+from benchmarks.study.tasks import EASY_SIZES, EASY_TRAIN_PUZZLES
 from examples.countdown import countdown, demo, prepare
 from opefo_trl import OPEFOConfig, OPEFOTrainer
 from opefo_trl.entropy_flow import balance_advantages
@@ -151,6 +152,7 @@ def run(base_dir: Path, output_dir: Path, arm: str, seed: int, probe: Probe) -> 
     settings |= {
         "seed": seed,
         "max_steps": max(probe.steps),
+        "max_completion_length": 16,
         "output_dir": str(output_dir / "trainer"),
         "logging_strategy": "no",
     }
@@ -187,7 +189,7 @@ def study(base_dir: Path, output_dir: Path, seeds: list[int], steps: set[int], s
         `list[dict]`: one record per measured step.
     """
     torch.set_num_threads(1)
-    prepare.prepare(base_dir)
+    prepare.prepare(base_dir, sizes=EASY_SIZES, train_puzzles=EASY_TRAIN_PUZZLES)
     output_dir.mkdir(parents=True, exist_ok=True)
     records: list[dict] = []
     with tqdm(desc="Measured steps", total=len(ARMS) * len(seeds) * len(steps)) as bar:
