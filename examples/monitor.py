@@ -12,7 +12,7 @@ from datasets import load_dataset
 from transformers import PrinterCallback
 
 from examples.countdown.countdown import countdown_reward
-from examples.countdown.prepare import prepare
+from examples.countdown.prepare import SFT_STEPS, prepare
 from opefo_trl import OPEFOConfig, OPEFOTrainer
 
 
@@ -81,7 +81,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Trains GRPO on Countdown and shows its entropy flows.")
     parser.add_argument("--folder", type=Path, default=Path("outputs/countdown"), help="puzzles and base model")
     parser.add_argument("--steps", type=int, default=100, help="optimizer steps")
-    parser.add_argument("--sft_steps", type=int, default=900, help="steps of supervised fine-tuning of the base model")
+    parser.add_argument("--sft_steps", type=int, default=SFT_STEPS, help="supervised steps that teach the base model")
     arguments = parser.parse_args()
     prepare(arguments.folder, arguments.sft_steps)
     trainer = train(arguments.folder, arguments.steps)

@@ -28,6 +28,7 @@ MAY_IMPORT = {
     "seam": {"entropy_flow", "config", "guards"},
     "metrics": {"config", "guards", "seam"},
     "trainer": {"entropy_flow", "config", "citation", "guards", "checkpoints", "seam", "metrics", "watching"},
+    "inspection": {"data", "entropy_flow", "trainer"},
     "commands": {
         "trainer",
         "config",
@@ -38,6 +39,7 @@ MAY_IMPORT = {
         "grading",
         "evaluation",
         "plotting",
+        "inspection",
     },
 }
 

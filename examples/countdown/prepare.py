@@ -22,7 +22,8 @@ from examples.countdown.countdown import NUMBERS_PER_PUZZLE, Puzzle, generate_pu
 SPECIAL_TOKENS = ["<pad>", "<bos>", "<eos>"]
 SYMBOLS = "0123456789 >=+-*()"
 SFT_BATCH_SIZE = 64
-TRAIN_PUZZLES = 64  # so few that each is seen some forty times in 300 steps
+SFT_STEPS = 600
+TRAIN_PUZZLES = 64  # so few that each is seen some 25 times in 200 steps
 TEST_PUZZLES = 500
 
 
@@ -135,7 +136,7 @@ def teach(
 
 def prepare(
     output_dir: Path,
-    sft_steps: int = 900,
+    sft_steps: int = SFT_STEPS,
     seed: int = 0,
     sizes: Sequence[int] = NUMBERS_PER_PUZZLE,
     train_puzzles: int = TRAIN_PUZZLES,
@@ -147,7 +148,7 @@ def prepare(
     Args:
         output_dir (`Path`):
             Folder to write to.
-        sft_steps (`int`, *optional*, defaults to `900`):
+        sft_steps (`int`, *optional*, defaults to `600`):
             Optimizer steps of the supervised fine-tuning.
         seed (`int`, *optional*, defaults to `0`):
             Seed of the puzzles, the model and its fine-tuning.
@@ -185,7 +186,7 @@ def main() -> None:
         description="Writes the puzzles and teaches the base model of the Countdown example."
     )
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/countdown"), help="folder to write to")
-    parser.add_argument("--sft_steps", type=int, default=900, help="steps of supervised fine-tuning of the base model")
+    parser.add_argument("--sft_steps", type=int, default=SFT_STEPS, help="supervised steps that teach the base model")
     parser.add_argument("--seed", type=int, default=0, help="seed of the puzzles and the base model")
     prepare(**vars(parser.parse_args()))
 

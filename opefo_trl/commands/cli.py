@@ -128,6 +128,12 @@ def plot(args: list[str]) -> int:
     return main(args)
 
 
+def inspect(args: list[str]) -> int:
+    from .inspect import main
+
+    return main(args)
+
+
 def recipes(args: list[str]) -> int:
     from .recipes import main
 
@@ -154,9 +160,11 @@ def main(argv: list[str] | None = None) -> int:
     commands.add_parser("train", help="train a model; `opefo train --help` names every field", add_help=False)
     commands.add_parser("evaluate", help="score a model on math benchmarks", add_help=False)
     commands.add_parser("plot", help="draw runs and say what is wrong with them", add_help=False)
+    commands.add_parser("inspect", help="show entropy and entropy change of every token on a page", add_help=False)
     commands.add_parser("recipes", help="list the recipes for `opefo train`, or print one", add_help=False)
     args, rest = parser.parse_known_args(argv)
-    return {"train": train, "evaluate": evaluate, "plot": plot, "recipes": recipes}[args.command](rest)
+    functions = {"train": train, "evaluate": evaluate, "plot": plot, "inspect": inspect, "recipes": recipes}
+    return functions[args.command](rest)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from benchmarks.study.prediction.flows import Batch, Params, Policy, policy_grad
 from benchmarks.study.prediction.records import ARMS
 from benchmarks.study.prediction.updates import Update, adamw_update, dot, sgd_update
 from benchmarks.study.tasks import EASY_SIZES, EASY_TRAIN_PUZZLES
-from examples.countdown import countdown, demo, prepare
+from examples.countdown import countdown, prepare, training
 from opefo_trl import OPEFOConfig, OPEFOTrainer
 from opefo_trl.entropy_flow import balance_advantages
 
@@ -146,7 +146,7 @@ class Probe(TrainerCallback):
 
 def run(base_dir: Path, output_dir: Path, arm: str, seed: int, probe: Probe) -> None:
     """Trains one arm of the Countdown example up to the last step that the probe wants."""
-    settings = yaml.safe_load(demo.config_of(arm).read_text())
+    settings = yaml.safe_load(training.config_of(arm).read_text())
     for name in ("model_name_or_path", "dataset_name", "reward_funcs"):
         del settings[name]
     settings |= {
