@@ -6,7 +6,7 @@ SEEDS ?= 1
 ARMS ?= grpo opefo_target
 SFT_STEPS ?= 600
 
-.PHONY: env test slow demo clean
+.PHONY: env test slow demo dist clean
 
 env: $(VENV)/.installed
 
@@ -36,5 +36,11 @@ slow: env
 demo: $(VENV)/.runs
 	$(BIN)/python -m examples.countdown.demo --steps $(STEPS) --seeds $(SEEDS) --arms $(ARMS) --sft_steps $(SFT_STEPS)
 
+dist: env
+	rm -rf build dist
+	$(BIN)/python -m build --quiet
+	$(BIN)/twine check --strict dist/*
+	.ci/check_wheel
+
 clean:
-	rm -rf $(VENV) outputs
+	rm -rf $(VENV) outputs build dist

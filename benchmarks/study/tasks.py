@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.study import search
+from benchmarks.study import maze, search
 from examples.countdown.countdown import Puzzle, countdown_reward, generate_puzzles
 from examples.countdown.prepare import SFT_BATCH_SIZE, prepare, split_puzzles, teach, write_puzzles
 
@@ -35,6 +35,9 @@ SUM_SFT_STEPS = 500
 SEARCH_TRAIN_PROBLEMS = 1000
 SEARCH_SFT_STEPS = 1500
 SEARCH_LAYERS = 4
+MAZE_TRAIN_PROBLEMS = 1000
+MAZE_SFT_STEPS = 1000
+MAZE_LAYERS = 4
 
 # To train on, to test on, and to teach the base model
 Puzzles = tuple[list[Puzzle], list[Puzzle], list[Puzzle]]
@@ -199,6 +202,31 @@ def prepare_search(folder: Path, seed: int = 0) -> None:
     (folder / "prepared").touch()
 
 
+def prepare_maze(folder: Path, seed: int = 0) -> None:
+    """Mazes of two kinds in turn; the base model is taught walks with wrong turns."""
+    if (folder / "prepared").exists():
+        return
+    torch.set_num_threads(1)
+    mazes = maze.generate_mazes(seed)
+    by_kind: list[dict[str, maze.Maze]] = [{}, {}]
+    size = (2 * PROBLEMS + MAZE_TRAIN_PROBLEMS) // 2
+    while min(map(len, by_kind)) < size:
+        for found in by_kind:
+            new = next(mazes)
+            found.setdefault(new.prompt, new)
+    rows = [prompt for pair in zip(*(list(found)[:size] for found in by_kind), strict=True) for prompt in pair]
+    (folder / "data").mkdir(parents=True, exist_ok=True)
+    for name, part in (("test", rows[: 2 * PROBLEMS]), ("train", rows[2 * PROBLEMS :])):
+        lines = (json.dumps({"prompt": prompt, "maze": prompt}) + "\n" for prompt in part)
+        (folder / "data" / f"{name}.jsonl").write_text("".join(lines))
+    unseen = (new for new in mazes if not any(new.prompt in found for found in by_kind))
+    examples = list(islice(unseen, MAZE_SFT_STEPS * SFT_BATCH_SIZE))
+    rng = random.Random(seed)
+    walks = [maze.draw_walk(rng, example) for example in examples]
+    teach([e.prompt for e in examples], walks, folder / "base", seed, maze.SYMBOLS, MAZE_LAYERS)
+    (folder / "prepared").touch()
+
+
 def sum_reward(completions: list[str], entry: list[str], **kwargs) -> list[float]:
     """
     Reward function for [`~trl.GRPOTrainer`]: 1.0 where the verifier of `chain_sum` finds nothing to object to, else
@@ -235,6 +263,16 @@ TASKS = {
         level=0.3,
         settings={"max_completion_length": 16},
         kinds=("sums", "products"),
+    ),
+    "maze": Task(
+        title=f"Mazes of {maze.SIZE} × {maze.SIZE} cells, every second one with a barrier",
+        prepare=prepare_maze,
+        reward=maze.maze_reward,
+        entropy_targets=(0.15, 0.25),
+        level=0.6,
+        settings={"max_completion_length": 3 * maze.MAX_MOVES + 3},
+        samples=16,
+        kinds=maze.KINDS,
     ),
     "search": Task(
         title=f"Countdown in steps, {search.NUMBERS} numbers, with wrong turns and returns",

@@ -173,6 +173,19 @@ def check_options(left: list[str], parser: TrlParser, known: Iterable[str] = ())
         raise ValueError(f"Unexpected argument `{left[0]}`: values belong behind an option, `--FIELD VALUE`.")
 
 
+def without(words: list[str], left: list[str]) -> list[str]:
+    """`words` less those in `left`, which keeps their order."""
+    remaining = iter([*left, None])
+    next_left = next(remaining)
+    kept = []
+    for word in words:
+        if word == next_left:
+            next_left = next(remaining)
+        else:
+            kept.append(word)
+    return kept
+
+
 def parse(
     args: list[str], config_class: type[OPEFOConfig] = OPEFOConfig
 ) -> tuple[OPEFOScriptArguments, OPEFOConfig, ModelConfig, DatasetMixtureConfig]:

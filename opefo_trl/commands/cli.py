@@ -26,7 +26,7 @@ def train(args: list[str]) -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from trl.cli.accelerate_config import resolve_accelerate_config_argument
 
-    from .arguments import apply_config_file, check_options, launch_actions, make_parser
+    from .arguments import apply_config_file, check_options, launch_actions, make_parser, without
     from .messages import fail
 
     parser = make_parser()
@@ -138,19 +138,6 @@ def recipes(args: list[str]) -> int:
     from .recipes import main
 
     return main(args)
-
-
-def without(words: list[str], left: list[str]) -> list[str]:
-    """`words` less those in `left`, which keeps their order."""
-    remaining = iter([*left, None])
-    next_left = next(remaining)
-    kept = []
-    for word in words:
-        if word == next_left:
-            next_left = next(remaining)
-        else:
-            kept.append(word)
-    return kept
 
 
 def main(argv: list[str] | None = None) -> int:

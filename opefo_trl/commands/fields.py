@@ -233,7 +233,7 @@ def check_names(args: list[str]) -> None:
         `ValueError`: for the first that nothing knows, and if the file cannot be read.
     """
     options = [word for word in args if word.startswith("--")]
-    pairs = zip(args, [*args[1:], ""], strict=True)
+    pairs = zip(args, [*args[1:], ""], strict=False)  # no words, no pairs
     given = [word.partition("=")[2] or value for word, value in pairs if word.split("=")[0] == "--config"]
     path = given[-1] if given else None
     keys = read_config(path) if path else {}

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from ..config import OPEFOConfig
-from .arguments import parse
+from .arguments import check_options, launch_actions, parse, without
+from .arguments import make_parser as make_train_parser
 from .messages import one_line, quiet
 from .preparation import prepare
 
@@ -68,7 +69,11 @@ def inspect_model(train_args: list[str], prompts: int, compare: str | None, out:
     if not out.absolute().parent.is_dir():
         raise ValueError(f"`--out` {out} cannot be written: there is no folder {out.absolute().parent}.")
     with tempfile.TemporaryDirectory() as folder:
-        parsed = parse(train_args, config_for(prompts, folder))
+        # Options for accelerate are of no use here, but a command for `opefo train` may hold some
+        parser = make_train_parser()
+        _, launch_args = parser.parse_known_args(train_args)
+        check_options(launch_args, parser, launch_actions())
+        parsed = parse(without(train_args, launch_args), config_for(prompts, folder))
         trainer_args = prepare(*parsed)
 
         def load(model: Any) -> InspectedTrainer:

@@ -149,7 +149,7 @@ def inspect(trainer: InspectedTrainer, other: InspectedTrainer | None = None) ->
     return Inspection(
         groups=groups,
         increase=changes.clamp(min=0).sum().item(),
-        decrease=-changes.clamp(max=0).sum().item(),
+        decrease=changes.clamp(max=0).abs().sum().item(),
         coefficient=coefficient,
         entropy=((entropies * mask).sum() / mask.sum()).item(),
         target=trainer.entropy_target,

@@ -3,7 +3,7 @@
 import pytest
 
 from opefo_trl import __version__
-from opefo_trl.commands import cli
+from opefo_trl.commands import arguments, cli
 
 
 def test_version(capsys):
@@ -52,8 +52,8 @@ def test_unknown_command(capsys):
 
 def test_launch_options_leave_the_rest_in_order():
     line = ["--seed", "2", "--num_processes", "2", "--max_steps", "2"]
-    assert cli.without(line, ["--num_processes", "2"]) == ["--seed", "2", "--max_steps", "2"]
-    assert cli.without(line, []) == line
+    assert arguments.without(line, ["--num_processes", "2"]) == ["--seed", "2", "--max_steps", "2"]
+    assert arguments.without(line, []) == line
 
 
 @pytest.fixture

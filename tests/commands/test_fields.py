@@ -72,6 +72,7 @@ def test_names_that_nothing_knows(tmp_path, monkeypatch, args, sentence):
 
 
 def test_names_that_are_known(tmp_path):
+    fields.check_names([])
     path = tmp_path / "right.yaml"
     path.write_text("env: {A: b}\nlearning_rate: 1\nnum_processes: 2\naccelerate_config: zero2\n")
     fields.check_names(["--config", str(path), "--learning-rate", "1", "--no_bf16", "--num_processes", "1"])

@@ -14,7 +14,8 @@ def recipe(tmp_path, monkeypatch):
 
 def test_a_page_from_a_recipe(recipe, capsys):
     before = {path.name for path in recipe.iterdir()}
-    assert cli.main(["inspect", "--config", "recipe.yaml", "--prompts", "2", "--compare", "model"]) == 0
+    options = "--num_processes 2 --accelerate_config zero2".split()  # of a command for `opefo train`
+    assert cli.main(["inspect", "--config", "recipe.yaml", "--prompts", "2", "--compare", "model", *options]) == 0
     assert capsys.readouterr().out.splitlines()[-1].startswith("Wrote inspect.html: 2 prompts, mean entropy ")
     page = (recipe / "inspect.html").read_text()
     assert page.count('class="completion"') == 2 * 4 and page.count("<h2>Prompt") == 2

@@ -95,7 +95,7 @@ def test_the_plans_eight_updates(model):
     (options,) = re.findall(r"(--strict_on_policy false .*?\\\n.*?)\n", plan)
     words = options.replace("\\\n", " ").split()
     if model == "Qwen3-4B-Base":
-        words += re.search(r"then `(.*?)`", plan, re.DOTALL)[1].split()
+        words += re.search(r"then\s+add `(.*?)`", plan, re.DOTALL)[1].split()
     path = ROOT / "recipes" / model / "grpo.yaml"
     num_processes = yaml.safe_load(path.read_text())["num_processes"]
     with pytest.warns(UserWarning, match="Training off-policy"):
