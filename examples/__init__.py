@@ -1,1 +1,1 @@
-"""Examples that use the package as any user would. A package, so that no other `examples` is found first."""
+"""Examples that use the package as a user would. As a package, it is found before any other `examples`."""

@@ -1,4 +1,4 @@
-"""OPEFO with LoRA on one GPU, as a script of one's own.
+"""OPEFO with LoRA on one GPU, as your own script.
 
 python examples/lora.py --max_steps 100
 python examples/lora.py --dataset problems.jsonl --prompt_column question --solution_column answer
@@ -16,9 +16,8 @@ from opefo_trl.data.prompts import to_prompts
 from opefo_trl.grading.rewards import math_reward
 
 
-# Every field of `OPEFOConfig` is an option of the command line; these take the place of its defaults. They are
-# those of recipes/Qwen3-1.7B-Base/opefo_lora.yaml, without vLLM: where it is installed,
-# add `--use_vllm true --vllm_mode colocate`
+# Every field of `OPEFOConfig` is an option of the command line. These values replace its defaults. They are those of
+# recipes/Qwen3-1.7B-Base/opefo_lora.yaml without vLLM. If it is installed, add `--use_vllm true --vllm_mode colocate`
 DEFAULTS: dict[str, Any] = {
     "output_dir": "outputs/lora",
     "per_device_train_batch_size": 2,
@@ -35,19 +34,19 @@ DEFAULTS: dict[str, Any] = {
 @dataclass
 class ScriptArguments:
     """
-    Arguments beside those of [`~opefo_trl.OPEFOConfig`].
+    Arguments in addition to those of [`~opefo_trl.OPEFOConfig`].
 
     Args:
         model (`str`, *optional*, defaults to `"Qwen/Qwen2.5-Math-1.5B"`):
             Base model, a folder or a name on the hub.
         dtype (`str`, *optional*, defaults to `"bfloat16"`):
-            Type of the base model's weights, which stay as they are.
+            dtype of the base model's weights, which are not trained.
         dataset (`str`, *optional*, defaults to `"DigitalLearningGmbH/MATH-lighteval"`):
             Problems with gold answers, a file or a name on the hub.
         prompt_column (`str`, *optional*, defaults to `"problem"`):
-            Its column with the problems.
+            Column with the problems.
         solution_column (`str`, *optional*, defaults to `"solution"`):
-            Its column with the answers, in any published spelling.
+            Column with the gold answers, in any supported answer format.
         prompt_template (`str`, *optional*, defaults to `"qwen_math"`):
             Name of a template, or a text with `{prompt}` where the problem goes.
         lora_rank (`int`, *optional*, defaults to `32`):

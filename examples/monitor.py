@@ -16,7 +16,7 @@ from examples.countdown.prepare import SFT_STEPS, prepare
 from opefo_trl import OPEFOConfig, OPEFOTrainer
 
 
-# One's own `GRPOConfig`, as it is
+# The settings of your own `GRPOConfig`, unchanged
 SETTINGS: dict[str, Any] = {
     "output_dir": "outputs/monitor",
     "per_device_train_batch_size": 64,
@@ -43,7 +43,7 @@ def train(folder: Path, steps: int) -> OPEFOTrainer:
         OPEFOConfig(**SETTINGS, max_steps=steps, flow_strength=0.0),  # the one difference: measure, change nothing
         load_dataset(str(folder / "data"), split="train"),
     )
-    trainer.remove_callback(PrinterCallback)  # a table comes at the end
+    trainer.remove_callback(PrinterCallback)  # a table is printed at the end
     trainer.train()
     return trainer
 
@@ -87,7 +87,7 @@ def main() -> None:
     trainer = train(arguments.folder, arguments.steps)
     logs = [log for log in trainer.state.log_history if "entropy" in log]
     print(table(logs, trainer.args.flow_max_coefficient))
-    print("GRPO as it is: P raises entropy, N lowers it, and λ is what the balance would have used.")
+    print("This is plain GRPO: P raises entropy, N lowers it, and λ is what OPEFO would have used.")
 
 
 if __name__ == "__main__":

@@ -20,14 +20,14 @@ __all__ = ["EntropyFlowMixin", "OPEFOConfig", "OPEFOTrainer"]
 TESTED_TRL = ("1.15", "1.16")
 
 
-# The seams to TRL are methods that move between its releases. An older one lacks some of them, so it is refused; in a
-# newer one the trainer proves at each step that they still hold (`seam.py`), so it is named and taken
+# OPEFO overrides methods of TRL that change between releases. An older release lacks some of them, so it is refused. A
+# newer release is accepted with a warning: each training step checks that the overrides still work (`seam.py`)
 def _check_trl() -> None:
     try:
         requirements = map(Requirement, requires("opefo_trl") or [])
     except PackageNotFoundError as error:
         raise ImportError(
-            f"opefo_trl {__version__} is imported from a folder and not installed, so which TRL it works with is "
+            f"opefo_trl {__version__} is imported from a folder and not installed, so its TRL requirement is "
             "unknown: run `pip install -e .` in its checkout."
         ) from error
     supported = next(requirement.specifier for requirement in requirements if requirement.name == "trl")
@@ -44,8 +44,8 @@ def _check_trl() -> None:
         )
     if Version(found).release[:2] > Version(TESTED_TRL[1]).release:
         warnings.warn(
-            f"opefo_trl {__version__} is tested with trl {' to '.join(TESTED_TRL)}, and trl {found} is installed: "
-            "should TRL's loss have changed, the first step of a training says so.",
+            f"opefo_trl {__version__} is tested with trl {' to '.join(TESTED_TRL)}, and trl {found} is installed. "
+            "If TRL's loss has changed, the first training step reports it.",
             stacklevel=2,
         )
 
@@ -54,7 +54,7 @@ _check_trl()
 _MODULES = {"EntropyFlowMixin": ".trainer", "OPEFOConfig": ".config", "OPEFOTrainer": ".trainer"}
 
 
-# Lazy, as TRL's own import: `import opefo_trl` must not load torch
+# Lazy, like TRL's own import: `import opefo_trl` must not load torch
 def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""Whole checkpoints and exact resumption, for any trainer of TRL."""
+"""Complete checkpoints and exact resumption, for any TRL trainer."""
 
 import functools
 import json
@@ -25,8 +25,8 @@ else:
 logger = get_logger(__name__)
 
 STATE_FILE = "entropy_flow_state.json"
-UNFINISHED = "unfinished"  # folder that the final model is written to before it takes its place
-# What a checkpoint holds beside the model
+UNFINISHED = "unfinished"  # folder for the final model until it is moved into place
+# What a checkpoint holds in addition to the model
 TRAINING_FILES = (
     "optimizer*",
     "scheduler.pt",
@@ -42,14 +42,14 @@ TRAINING_FILES = (
 
 def resume_point(training_args: TrainingArguments) -> tuple[str | None, list[str]]:
     """
-    The checkpoint to go on from: the one that is named, else the last whole one in `output_dir`, else none.
-    `resume_from_checkpoint: false` starts anew.
+    The checkpoint to resume from: the one that `resume_from_checkpoint` names, else the last complete one in
+    `output_dir`, else none. `resume_from_checkpoint: false` starts a new run.
 
     Returns:
-        `tuple[str | None, list[str]]`: the checkpoint, and a sentence for each later one that is not whole.
+        `tuple[str | None, list[str]]`: the checkpoint, and a sentence for each later one that is incomplete.
 
     Raises:
-        `ValueError`: if the one that is named does not exist or is not whole.
+        `ValueError`: if the named checkpoint does not exist or is incomplete.
     """
     named = str(training_args.resume_from_checkpoint)
     if named.lower() == "false":
@@ -59,30 +59,31 @@ def resume_point(training_args: TrainingArguments) -> tuple[str | None, list[str
     if not os.path.isdir(named):
         raise ValueError(f"Checkpoint {named} does not exist: check `resume_from_checkpoint`.")
     if fault := find_fault(Path(named)):
-        raise ValueError(f"Checkpoint {named} is not whole ({fault}): name another in `resume_from_checkpoint`.")
+        raise ValueError(f"Checkpoint {named} is incomplete ({fault}): name another in `resume_from_checkpoint`.")
     return named, []
 
 
 def last_whole_checkpoint(output_dir: str) -> tuple[str | None, list[str]]:
     """
-    Of the checkpoints in a folder the last that is whole, and a sentence for each later one, which is not: the run
-    was killed while it wrote, or the disk was full.
+    The last complete checkpoint in a folder, and a sentence for each later, incomplete one. A checkpoint is incomplete
+    if the run was killed while it wrote it, or the disk was full.
     """
     passed_over: list[str] = []
     for checkpoint in reversed(sort_checkpoints(output_dir)):
         fault = find_fault(Path(checkpoint))
         if fault is None:
             return checkpoint, passed_over
-        passed_over.append(f"Passing over {checkpoint}, which is not whole: {fault}.")
+        passed_over.append(f"Skipping {checkpoint}, which is incomplete: {fault}.")
     return None, passed_over
 
 
 def find_fault(checkpoint: Path) -> str | None:
     """
-    What is wrong with a checkpoint, or `None`.
+    What is missing or broken in a checkpoint, or `None`.
 
-    The trainer's own state is written last, once all processes have written theirs, and the sizes of all other files
-    just before it (see [`write_state`]; a checkpoint of another trainer has none, and its state alone is looked at).
+    The trainer's own state is written last, after all processes have written their files. The sizes of all other files
+    are written just before it (see [`write_state`]). A checkpoint of another trainer has no sizes: only its state is
+    checked.
     """
     try:
         TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
@@ -105,8 +106,8 @@ def find_fault(checkpoint: Path) -> str | None:
 
 def set_aside(output_dir: str) -> str | None:
     """
-    Move the checkpoints of an earlier run into a folder of their own, so that no later start takes them for the new
-    run's.
+    Move the checkpoints of an earlier run into a separate folder, so that they are not mistaken for those of the new
+    run.
 
     Returns:
         `str` or `None`: the folder, if there was anything to move.
@@ -125,7 +126,7 @@ def set_aside(output_dir: str) -> str | None:
 
 
 def is_finished(checkpoint: str, training_args: TrainingArguments) -> bool:
-    """Whether nothing is left to train: `Trainer.train` would take one step more, and change the saved model."""
+    """Whether nothing is left to train. `Trainer.train` would still take one step, and change the saved model."""
     state = TrainerState.load_from_json(os.path.join(checkpoint, TRAINER_STATE_NAME))
     if training_args.max_steps > 0:
         return state.global_step >= training_args.max_steps
@@ -133,7 +134,7 @@ def is_finished(checkpoint: str, training_args: TrainingArguments) -> bool:
 
 
 def is_saved(checkpoint: str, output_dir: str) -> bool:
-    """Whether the model of a run that ended with this checkpoint has been saved in `output_dir`, whole."""
+    """Whether the model of a run that ended with this checkpoint is completely saved in `output_dir`."""
     try:
         saved = TrainerState.load_from_json(os.path.join(output_dir, TRAINER_STATE_NAME))
     except (OSError, ValueError, TypeError):
@@ -142,7 +143,7 @@ def is_saved(checkpoint: str, output_dir: str) -> bool:
 
 
 def copy_model(checkpoint: str, output_dir: str) -> None:
-    """Save the model of a run that was killed after its last checkpoint, from there."""
+    """Save the final model of a run that was killed after its last checkpoint, from that checkpoint."""
     unfinished = Path(output_dir) / UNFINISHED
     unfinished.mkdir(exist_ok=True)
     for path in Path(checkpoint).iterdir():
@@ -153,14 +154,14 @@ def copy_model(checkpoint: str, output_dir: str) -> None:
 
 
 def move_up(folder: Path) -> None:
-    """Move what a folder holds into the one above, file by file at once, and remove it."""
+    """Move the files of a folder into its parent folder, each atomically, and remove the folder."""
     for path in folder.iterdir():
         path.replace(folder.parent / path.name)
     folder.rmdir()
 
 
 def write_state(checkpoint: Path, state: dict[str, Any]) -> None:
-    """Keep `state`, which must be JSON, and the sizes in bytes of all other files that the checkpoint holds so far."""
+    """Save `state`, which must be JSON, and the sizes in bytes of all other files in the checkpoint so far."""
     paths = [path for path in sorted(checkpoint.rglob("*")) if path.is_file() and path.name != STATE_FILE]
     sizes = {str(path.relative_to(checkpoint)): path.stat().st_size for path in paths}
     (checkpoint / STATE_FILE).write_text(json.dumps({**state, "files": sizes}))
@@ -168,7 +169,7 @@ def write_state(checkpoint: Path, state: dict[str, Any]) -> None:
 
 def read_state(checkpoint: str, name: str) -> Any:
     """
-    Part of the state that [`write_state`] kept.
+    Part of the state that [`write_state`] saved.
 
     Raises:
         `ValueError`: if the checkpoint does not hold it.
@@ -184,7 +185,7 @@ def read_state(checkpoint: str, name: str) -> Any:
 
 
 def changes_since(checkpoint: str, identity: dict[str, Any]) -> list[str]:
-    """What differs between a run and the one that wrote a checkpoint; nothing if that one kept no settings."""
+    """The settings that differ between a run and a checkpoint's. Empty if the checkpoint has no settings."""
     try:
         before = read_state(checkpoint, "identity")
     except ValueError:  # from an earlier version, or of another trainer
@@ -194,12 +195,12 @@ def changes_since(checkpoint: str, identity: dict[str, Any]) -> list[str]:
 
 class FastForwardSampler(TrainerCallback):
     """
-    Makes a resumed run see the prompts that an uninterrupted one sees. TRL's sampler draws one shuffle per epoch from
-    a generator that no checkpoint keeps, so on resumption the shuffles of the epochs that are done are drawn first.
+    Makes a resumed run see the same prompts as an uninterrupted one. TRL's sampler draws one shuffle per epoch from a
+    generator that checkpoints do not save. On resumption, the shuffles of the finished epochs are drawn first.
 
     Attributes:
         sampler (`torch.utils.data.Sampler`, *optional*):
-            The sampler of the training; a streamed dataset has none.
+            Sampler of the training dataset. A streamed dataset has none.
     """
 
     sampler: Sampler | None = None
@@ -214,9 +215,9 @@ class WholeCheckpoints(Base):
     """
     Mixin for a trainer of TRL: `class Mine(WholeCheckpoints, SFTTrainer)`.
 
-    A checkpoint is whole or told from a whole one, whatever ends the run while it is written. A resumed run ends with
-    the weights of an uninterrupted one, also after several epochs. `train(resume_from_checkpoint=True)` goes on from
-    the last whole checkpoint. A subclass that has state of its own overrides [`WholeCheckpoints.extra_state`] and
+    If a run ends while it writes a checkpoint, that checkpoint is recognized as incomplete. A resumed run ends with
+    the same weights as an uninterrupted one, also after several epochs. `train(resume_from_checkpoint=True)` resumes
+    from the last complete checkpoint. A subclass with its own state overrides [`WholeCheckpoints.extra_state`] and
     [`WholeCheckpoints.load_extra_state`].
     """
 
@@ -227,20 +228,20 @@ class WholeCheckpoints(Base):
 
     @functools.cached_property
     def identity(self) -> dict[str, Any]:
-        """The settings that make the result of this run; `opefo train` puts those of its whole command here."""
+        """The settings that determine the result of this run. `opefo train` stores those of its command here."""
         settings = settings_of([self.args])
         settings["completions_per_step"] = completions_per_step(self.args)
         settings["dataset"] = fingerprint(self.train_dataset)
         return settings
 
     def extra_state(self) -> dict[str, Any]:
-        """What a checkpoint keeps beside the trainer's own state; must be JSON."""
+        """What a checkpoint stores in addition to the trainer's own state. Must be JSON."""
         return {}
 
     def load_extra_state(self, checkpoint: str) -> None:
-        """Take over what [`WholeCheckpoints.extra_state`] gave when the checkpoint was written."""
+        """Restore what [`WholeCheckpoints.extra_state`] returned when the checkpoint was written."""
 
-    # The order of the prompts, too, goes on where it stopped
+    # A resumed run also continues the order of the prompts
     def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Sampler | None:
         self._fast_forward.sampler = super()._get_train_sampler(*args, **kwargs)
         return self._fast_forward.sampler
@@ -253,14 +254,14 @@ class WholeCheckpoints(Base):
                 logger.warning(sentence)
             if resume_from_checkpoint is None:
                 raise ValueError(
-                    f"There is no whole checkpoint in {output_dir} to go on from: set `resume_from_checkpoint=False` "
-                    "to start anew."
+                    f"There is no complete checkpoint in {output_dir}: set `resume_from_checkpoint=False` to start "
+                    "a new run."
                 )
         if resume_from_checkpoint and (changed := changes_since(str(resume_from_checkpoint), self.identity)):
             logger.warning(f"Checkpoint {resume_from_checkpoint} belongs to another run: {'; '.join(changed)}.")
         return super().train(resume_from_checkpoint, *trl_args, **trl_kwargs)
 
-    # A tied weight is in the checkpoint under its other name
+    # A tied weight is saved under its other name, so it is not missing
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         model: Any = self.model
         is_tied = model.config.get_text_config().tie_word_embeddings
@@ -268,7 +269,7 @@ class WholeCheckpoints(Base):
         missing = [name for name in load_result.missing_keys if name not in tied]
         super()._issue_warnings_after_load(load_result._replace(missing_keys=missing))
 
-    # A hub that does not answer is no reason to stop: the checkpoint is on the disk
+    # Do not stop if the hub does not answer: the checkpoint is on the disk
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         try:
             super()._push_from_checkpoint(checkpoint_folder)
@@ -276,21 +277,21 @@ class WholeCheckpoints(Base):
             if not is_from_network(error):
                 raise
             logger.warning(
-                f"Checkpoint {checkpoint_folder} could not be pushed to the hub ({type(error).__name__}: {error}); "
-                "the run goes on, and the next checkpoint tries again."
+                f"Checkpoint {checkpoint_folder} could not be pushed to the hub ({type(error).__name__}: {error}). "
+                "The run continues, and the next checkpoint tries again."
             )
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         step = self.state.global_step
         folder = Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{step}"
-        consequence = ", and start again; the run goes on from the checkpoint before."
+        consequence = ", and start again. The run resumes from the previous checkpoint."
         with writing(f"Checkpoint {folder} could not be written", consequence):
             if self.args.should_save:
-                # The trainer's state is written last, so its presence marks a whole checkpoint. Remove an old one
+                # The trainer's state is written last, so its presence marks a complete checkpoint. Remove an old one
                 (folder / TRAINER_STATE_NAME).unlink(missing_ok=True)
             super()._save_checkpoint(model, trial)
 
-    # Of all that a checkpoint holds, only the trainer's own state is written after this
+    # Only the trainer's own state is written after this
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)
         self.accelerator.wait_for_everyone()
@@ -304,17 +305,17 @@ class WholeCheckpoints(Base):
 
     def save_final_model(self) -> None:
         """
-        Save the model to `output_dir`: all of it to a folder beside, which is then moved into place file by file.
+        Save the model to `output_dir`: write it to a temporary folder, then move it into place file by file.
 
         Raises:
-            `RunStopped`: if the disk does not take it.
+            `RunStopped`: if it cannot be written.
         """
         output_dir = str(self.args.output_dir)
         unfinished = Path(output_dir) / UNFINISHED
-        consequence = f"; the last checkpoint in {output_dir} holds it, too."
+        consequence = f". The last checkpoint in {output_dir} also holds the model."
         with writing(f"The model could not be saved to {output_dir}", consequence):
             self.save_model(str(unfinished))
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
                 move_up(unfinished)
-            self.save_state()  # last, it tells that the model is there
+            self.save_state()  # written last, it marks the model as complete

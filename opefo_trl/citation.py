@@ -1,4 +1,4 @@
-"""The paper, and the base model, on model cards."""
+"""Adds the paper and the base model to model cards."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +29,7 @@ NO_BASE = "[None](https://huggingface.co/None)"
 
 
 class ModelCards(Base):
-    """Mixin for a trainer of TRL, whose card links a model from a folder to a page of the hub that does not exist."""
+    """Mixin for a TRL trainer: for a model from a folder, TRL's card links to a hub page that does not exist."""
 
     def create_model_card(self, *trl_args: Any, **trl_kwargs: Any) -> None:
         super().create_model_card(*trl_args, **trl_kwargs)

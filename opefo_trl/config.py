@@ -1,4 +1,4 @@
-"""`OPEFOConfig`: GRPO's settings and the knobs of the entropy flow."""
+"""`OPEFOConfig`: GRPO's settings and those of the entropy flow."""
 
 import math
 import warnings
@@ -14,7 +14,7 @@ from trl.trainer.utils import get_config_model_id
 FLOW_ESTIMATORS = ("exact", "sampled", "paper")
 LOSS_TYPES = ("grpo", "sapo", "bnpo", "dr_grpo", "luspo", "dapo", "cispo", "vespo")
 
-# What a number must be
+# Allowed values of a number: in words, and as a test
 _Range = tuple[str, Callable[[Any], bool]]
 _SHARE: _Range = ("in [0, 1]", lambda x: 0.0 <= x <= 1.0)
 _INSIDE: _Range = ("in (0, 1)", lambda x: 0.0 < x < 1.0)
@@ -28,8 +28,8 @@ _BOUND_FROM_ONE: _Range = ("at least 1", lambda x: x >= 1.0)
 _COUNT: _Range = ("a whole number of at least 1", lambda x: isinstance(x, Integral) and int(x) >= 1)
 _COUNT_FROM_TWO: _Range = ("a whole number of at least 2", lambda x: isinstance(x, Integral) and int(x) >= 2)
 
-# Every number that the balance, or the weight of a token in the loss (docs/method.md), depends on. TRL takes any, and
-# fails later or trains something else
+# Every number that affects the balance, or the weight of a token in the loss (docs/method.md). TRL accepts any value,
+# and then fails later or trains something else
 _NUMBERS: dict[str, _Range] = {
     "flow_strength": _SHARE,
     "flow_max_coefficient": _INSIDE,
@@ -86,11 +86,11 @@ _CHOICES: dict[str, tuple] = {
     "vllm_importance_sampling_mode": ("token_truncate", "token_mask", "sequence_truncate", "sequence_mask"),
 }
 _REASONS = {
-    "flow_max_coefficient": "from 1 on, a token would lose or change the sign of its advantage (to switch the balance "
-    "off, set `flow_strength=0`)",
-    "epsilon": "below, the policy's ratio to itself, 1, would be clipped",
-    "epsilon_high": "below, the policy's ratio to itself, 1, would be clipped",
-    "delta": "below, the policy's ratio to itself, 1, would be clipped",
+    "flow_max_coefficient": "1 or more would zero or flip the advantages of some tokens (to switch the balance off, "
+    "set `flow_strength=0`)",
+    "epsilon": "with a lower value, the on-policy ratio of 1 would be clipped",
+    "epsilon_high": "with a lower value, the on-policy ratio of 1 would be clipped",
+    "delta": "with a lower value, the on-policy ratio of 1 would be clipped",
 }
 
 
@@ -99,40 +99,40 @@ class OPEFOConfig(GRPOConfig):
     r"""
     Configuration class for the [`OPEFOTrainer`].
 
-    It inherits every parameter of [`~trl.GRPOConfig`] and adds the knobs of *On-Policy Entropy Flow Optimization*
-    (arXiv 2605.11491). Per update, the trainer weighs tokens that raise entropy by `1 + λ` and tokens that lower it by
-    `1 − λ`, with
+    It inherits every parameter of [`~trl.GRPOConfig`] and adds those of *On-Policy Entropy Flow Optimization* (arXiv
+    2605.11491). In each update, the trainer multiplies the advantages of tokens that raise entropy by `1 + λ`, and of
+    tokens that lower it by `1 − λ`, with
 
         λ = clip(strength · (N − P) / (N + P) + gain · (H* − H̄) / H*, −λ_max, λ_max)
 
-    where `P` and `N` are the batch's entropy-increasing and -decreasing flow and `H̄` its mean token entropy.
+    where `P` and `N` are the batch's entropy-increasing and -decreasing flow, and `H̄` is its mean token entropy.
 
     Parameters:
         flow_estimator (`str`, *optional*, defaults to `"exact"`):
             How a token's entropy change is estimated:
 
             - `"exact"`: the first-order change of the entropy at its position.
-            - `"sampled"`: without the sum over the vocabulary.
+            - `"sampled"`: the same without its sum over the vocabulary.
             - `"paper"`: the paper's estimate as a value per sampled token, reconstructed from a published numeric
               example, not from the authors' code.
         flow_strength (`float`, *optional*, defaults to `1.0`):
-            Share of the balance to apply, in [0, 1]. 1 is the paper's rule. 0 without an entropy target is GRPO; the
-            flows are still measured and logged.
+            Fraction of the correction to apply, in [0, 1]. 1 is the paper's rule. 0 without an entropy target is GRPO;
+            the flows are still measured and logged.
         flow_max_coefficient (`float`, *optional*, defaults to `0.5`):
             Bound λ_max on |λ|, in (0, 1). Below 1 every token keeps the sign of its advantage. Not in the paper.
         flow_entropy_target (`float`, *optional*):
             Mean token entropy to steer toward, H*, in nats. Not in the paper.
         flow_entropy_target_ratio (`float`, *optional*):
-            H* as a fraction of the mean token entropy of the first batch, which is kept in the checkpoint. Excludes
-            `flow_entropy_target`.
+            H* as a fraction of the mean token entropy of the first batch. H* is saved in the checkpoint. Cannot be
+            combined with `flow_entropy_target`.
         flow_entropy_gain (`float`, *optional*, defaults to `4.0`):
-            Gain of the target term, ≥ 0, dimensionless. Read only with a target.
+            Gain of the target term, ≥ 0, dimensionless. Used only with a target.
         strict_on_policy (`bool`, *optional*, defaults to `True`):
-            Refuse settings that take more than one optimizer step per rollout batch. The paper is strictly on-policy,
-            and the flow of a batch describes only the step taken from the policy that sampled it. `False` turns the
-            refusal into a warning.
+            Whether to refuse settings that take more than one optimizer step per rollout batch. The paper is strictly
+            on-policy, and the flow of a batch describes only the step from the policy that sampled it. With `False`,
+            such settings give a warning.
         reward_warn_seconds (`float`, *optional*, defaults to `60.0`):
-            Seconds after which a warning names a reward function that is still running, and the line it stands on.
+            Seconds after which a warning names a reward function that is still running, and the line that it is at.
             Infinity switches the warning off.
 
     Raises:
@@ -149,7 +149,7 @@ class OPEFOConfig(GRPOConfig):
     )
     flow_strength: float = field(
         default=1.0,
-        metadata={"help": "Share of the balance to apply, in [0, 1]. 0 without an entropy target is GRPO."},
+        metadata={"help": "Fraction of the correction to apply, in [0, 1]. 0 without an entropy target is GRPO."},
     )
     flow_max_coefficient: float = field(
         default=0.5,
@@ -162,13 +162,13 @@ class OPEFOConfig(GRPOConfig):
     flow_entropy_target_ratio: float | None = field(
         default=None,
         metadata={
-            "help": "Entropy target as a fraction of the first batch's mean token entropy. Excludes "
+            "help": "Entropy target as a fraction of the first batch's mean token entropy. Cannot be combined with "
             "`flow_entropy_target`."
         },
     )
     flow_entropy_gain: float = field(
         default=4.0,
-        metadata={"help": "Gain of the entropy target term, at least 0. Read only with a target."},
+        metadata={"help": "Gain of the entropy target term, at least 0. Used only with a target."},
     )
     strict_on_policy: bool = field(
         default=True,
@@ -191,12 +191,12 @@ class OPEFOConfig(GRPOConfig):
             if sampling_temperature != self.temperature:
                 raise ValueError(
                     f"`generation_kwargs` samples at temperature {sampling_temperature}, but the policy is trained at "
-                    f"`temperature` {self.temperature}: set `temperature` alone."
+                    f"`temperature` {self.temperature}: set only `temperature`."
                 )
         if self.accelerator_config.split_batches:  # type: ignore[union-attr]  # made by TrainingArguments
             raise ValueError(
-                "`accelerator_config` must not ask for `split_batches`: rollout batches would be smaller than "
-                "`generation_batch_size`, and prompts left out without a word."
+                "`accelerator_config` must not enable `split_batches`: rollout batches would be smaller than "
+                "`generation_batch_size`, and some prompts would silently be left out."
             )
         if not self.is_on_policy:
             steps = f"steps_per_generation={self.gradient_accumulation_steps}"
@@ -212,8 +212,8 @@ class OPEFOConfig(GRPOConfig):
             how = "off-policy"
             if self.importance_sampling_level == "sequence":
                 raise ValueError(
-                    f"{message}; off-policy, `importance_sampling_level='sequence'` spreads the balance of a token "
-                    "over its sequence, so `strict_on_policy=False` takes `importance_sampling_level='token'` alone."
+                    f"{message}; off-policy, `importance_sampling_level='sequence'` would spread the balance of a "
+                    "token over its sequence, so `strict_on_policy=False` needs `importance_sampling_level='token'`."
                 )
         elif self.num_iterations > 1:
             message = (
@@ -221,7 +221,7 @@ class OPEFOConfig(GRPOConfig):
                 f"(`gradient_accumulation_steps` is {self.gradient_accumulation_steps}), which only multiplies its "
                 "gradient: set `num_iterations=1`"
             )
-            how = "so"
+            how = "this way"
         else:
             return
         if self.strict_on_policy:
@@ -229,7 +229,7 @@ class OPEFOConfig(GRPOConfig):
         warnings.warn(f"{message}. Training {how}, as `strict_on_policy=False` asks.", stacklevel=2)
 
     def _problems(self) -> list[str]:
-        """What is wrong with the fields as they are given, each of them named, before TRL computes with them."""
+        """What is wrong with the given values, field by field, before TRL computes with them."""
         problems = []
         for name, (wanted, holds) in _NUMBERS.items():
             value = getattr(self, name)
@@ -264,14 +264,14 @@ class OPEFOConfig(GRPOConfig):
 
     @property
     def balances(self) -> bool:
-        """Whether λ can be anything but 0; else the trainer only monitors the flows of GRPO."""
+        """Whether λ can differ from 0. If not, the trainer only monitors the flows of GRPO."""
         return (self.flow_strength, self.flow_entropy_target, self.flow_entropy_target_ratio) != (0.0, None, None)
 
     @property
     def runs_sequence_level_per_token(self) -> bool:
         """
-        Whether `importance_sampling_level="sequence"` is run as `"token"`. At ratio 1 the two are the same update: the
-        coefficient of a sequence has the gradient of the mean of its tokens' ln p, and the loss sums it over them.
+        Whether `importance_sampling_level="sequence"` is run as `"token"`. At ratio 1, both give the same update: the
+        gradient of a sequence's coefficient is that of the mean of its tokens' ln p, and the loss sums it over them.
         """
         return self.importance_sampling_level == "sequence" and self.is_on_policy
 
@@ -282,7 +282,7 @@ def _reason(name: str) -> str:
 
 def with_config(trl_args: tuple, trl_kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
     """
-    Arguments of a [`~trl.GRPOTrainer`], by position and by keyword as they came, with an [`OPEFOConfig`] among them.
+    Positional and keyword arguments of a [`~trl.GRPOTrainer`], with a default [`OPEFOConfig`] if `args` is missing.
 
     Raises:
         `TypeError`: if `args` is another configuration.

@@ -1,4 +1,4 @@
-"""What would ruin a run: infinite rewards, NaN in the policy, a reward function that fails."""
+"""Guards against what would ruin a run: infinite rewards, NaN in the policy, a reward function that fails."""
 
 import functools
 import traceback
@@ -24,13 +24,13 @@ logger = get_logger(__name__)
 
 
 class RunStopped(RuntimeError):
-    """The training cannot go on; the message says in one sentence why and what to do."""
+    """Training cannot continue. The message says why and what to do."""
 
 
 class GuardedRollouts(Base):
     """
     Mixin for a [`~trl.GRPOTrainer`]: an infinite reward counts as no reward, and weights that are NaN or infinite stop
-    the run with a sentence. Exceptions of the user's own functions pass as they are.
+    the run with a [`RunStopped`]. Exceptions of the user's own functions pass unchanged.
     """
 
     def __init__(self, *trl_args: Any, **trl_kwargs: Any):
@@ -40,7 +40,7 @@ class GuardedRollouts(Base):
             for reward in self.reward_funcs
         ]
 
-    # Infinite reward values of the last rollout batch, over all processes; a subclass may replace `_calculate_rewards`
+    # Infinite rewards of a rollout batch, over all processes; `None` if a subclass replaces `_calculate_rewards`
     _num_infinite: torch.Tensor | None = None
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -63,7 +63,7 @@ class GuardedRollouts(Base):
 
 
 def checked_reward(reward: Callable[..., Any], warn_seconds: float) -> Callable[..., Any]:
-    """A reward function that is named if it takes long, and whose values are checked before TRL uses them."""
+    """Wrap a reward function: warn if it takes long, and check its values before TRL uses them."""
     slow = SlowReward(reward, warn_seconds)
     if is_async_callable(reward):
 
@@ -86,10 +86,10 @@ def checked_reward(reward: Callable[..., Any], warn_seconds: float) -> Callable[
 
 def check_values(reward: Callable[..., Any], values: Any, num_completions: int) -> Any:
     """
-    What a reward function returned, if TRL can take it.
+    The values that a reward function returned, if TRL can use them.
 
     Raises:
-        `RunStopped`: if that is not a number or `None` per completion.
+        `RunStopped`: if they are not one number or `None` per completion.
     """
     try:
         found = None if len(values) == num_completions else f"{len(values)} value(s)"
@@ -112,7 +112,7 @@ def check_values(reward: Callable[..., Any], values: Any, num_completions: int) 
 
 def count_lost(inputs: dict[str, Any], mask: torch.Tensor) -> torch.Tensor:
     """
-    Tokens of a micro-batch, masked ones too, at which TRL's loss is not finite: 0 times NaN is NaN in a masked sum.
+    Number of tokens at which TRL's loss is not finite. Masked tokens count: 0 times NaN is NaN in a masked sum.
 
     Args:
         inputs (`dict[str, Any]`):
@@ -130,10 +130,10 @@ def count_lost(inputs: dict[str, Any], mask: torch.Tensor) -> torch.Tensor:
 
 def check_counts(num_lost: float, num_infinite: float, step: int) -> None:
     """
-    Say what the counts of a rollout batch mean for the run.
+    Stop the run if tokens of a rollout batch are lost, and warn about infinite rewards.
 
     Raises:
-        `RunStopped`: if a token is lost.
+        `RunStopped`: if the loss is not finite at a token.
     """
     if num_lost:
         raise RunStopped(
@@ -151,8 +151,8 @@ def check_counts(num_lost: float, num_infinite: float, step: int) -> None:
 
 def describe_failed_reward(error: Exception, step: int) -> str | None:
     """
-    The sentence for an exception that a reward function raised, or TRL because of what the function returned; `None`
-    for any other exception.
+    Message for an exception that a reward function raised, or that TRL raised because of what the function returned.
+    `None` for any other exception.
     """
     frames = traceback.extract_tb(error.__traceback__)
     names = [frame.name for frame in frames]

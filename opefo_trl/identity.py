@@ -1,4 +1,4 @@
-"""What a run is: the settings that make its result, kept in its checkpoints and compared when it is resumed."""
+"""The settings that determine the result of a run: saved in its checkpoints and compared on resumption."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -26,17 +26,17 @@ MAY_CHANGE_PREFIXES = (
     *("vllm_server_", "vllm_gpu_", "vllm_group_", "vllm_max_model_", "vllm_tensor_", "vllm_mode", "vllm_enable_"),
 )
 NUM_SAMPLED = 1000
-BLOCK, NUM_BLOCKS = 4096, 1000  # bytes of a file of weights
+BLOCK, NUM_BLOCKS = 4096, 1000  # bytes per block, and blocks per file of weights
 SHOWN_LENGTH = 80
 
 
 def settings_of(configs: Iterable[Any]) -> dict[str, Any]:
     """
-    The settings of dataclasses that make the result of a run, as JSON.
+    The settings that determine the result of a run, as JSON.
 
     Args:
         configs (`Iterable[Any]`):
-            Dataclasses; a later one wins where two have a field of one name.
+            Dataclasses. If two have a field of the same name, the later one wins.
     """
     settings = {}
     for config in configs:
@@ -54,7 +54,7 @@ def completions_per_step(training_args: Any) -> int:
 
 
 def fingerprint(dataset: Any) -> str | None:
-    """Number of rows, and a checksum of evenly spaced ones (fewer than 2,000). `None` for a streamed dataset."""
+    """Number of rows, and a checksum of evenly spaced rows (fewer than 2,000). `None` for a streamed dataset."""
     try:
         size = len(dataset)
     except TypeError:
@@ -64,7 +64,7 @@ def fingerprint(dataset: Any) -> str | None:
 
 
 def model_fingerprint(name: str) -> str:
-    """Name of a model, and for a folder a checksum of evenly spaced blocks of its weights."""
+    """Name of a model. For a folder, also a checksum of evenly spaced blocks of its weights."""
     folder = Path(name)
     if not folder.is_dir():
         return name
@@ -90,7 +90,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 
 def _plain(value: Any) -> str:
-    """An object that JSON does not know, by its type and without its address."""
+    """Text for an object that JSON does not know: its type if its `repr` contains an address."""
     return type(value).__name__ if " at 0x" in repr(value) else str(value)
 
 

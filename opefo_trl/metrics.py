@@ -1,4 +1,4 @@
-"""What is logged of each rollout batch, and the one read by the host that it takes."""
+"""The metrics of each rollout batch, read from the device once per optimizer step."""
 
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,7 @@ NAMES = ("increase", "decrease", "net", "coefficient", "increase_share", "skippe
 class FlowMetrics(Base):
     """
     Mixin for a [`~trl.GRPOTrainer`]. Metrics stay on the device until the last micro-batch before an optimizer step.
-    Then the host reads those of all rollout batches so far at once, logs them, and stops the run if a number says so.
+    Then the host reads those of all rollout batches since the last step in one transfer, checks and logs them.
 
     Logged beside TRL's metrics, once per rollout batch:
 
@@ -28,11 +28,11 @@ class FlowMetrics(Base):
     - `entropy_flow/net`: (P − N) / (P + N), before balancing;
     - `entropy_flow/coefficient`: λ, as applied;
     - `entropy_flow/increase_share`: share of the trained tokens that raise entropy;
-    - `entropy_flow/skipped`: trained tokens whose entropy or flow is no number. The balance leaves their advantages as
-      they are, and does not count them;
-    - `entropy_flow/target`: H* in nats per token, where one is set;
-    - `entropy_flow/seam_error`: largest deviation of the loss's gradient from −c·A' in this process, as a share of the
-      largest value. Logged once per optimizer step, where training is on-policy.
+    - `entropy_flow/skipped`: trained tokens whose entropy or flow is NaN or infinite. Their advantages stay unchanged,
+      and the balance does not count them;
+    - `entropy_flow/target`: H* in nats per token, if one is set;
+    - `entropy_flow/seam_error`: largest deviation of the loss's gradient from −c·A' in this process, as a fraction of
+      the largest value. Logged once per optimizer step, if training is on-policy.
     """
 
     args: OPEFOConfig
@@ -41,13 +41,15 @@ class FlowMetrics(Base):
     _largest_error: torch.Tensor | None
 
     def _keep_metrics(self, *values: torch.Tensor) -> None:
-        """Keep the metrics in `NAMES`, the lost tokens and the infinite rewards of one rollout batch, 0-d each."""
+        """Keep the metrics in `NAMES`, and the numbers of lost tokens and infinite rewards of a batch, 0-d each."""
         self._unread += (torch.stack(values),)
 
     def _read_metrics(self) -> None:
         """
+        Check and log the kept metrics before an optimizer step.
+
         Raises:
-            `RunStopped`: if a token of the batch is lost, or the loss does not train what was measured.
+            `RunStopped`: if the loss is not finite at a token, or does not train what was measured.
         """
         if not self._unread or not self.accelerator.sync_gradients:
             return

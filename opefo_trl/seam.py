@@ -1,10 +1,10 @@
 """
-The proof, at each step, that the loss trains what OPEFO measured.
+Checks at each step that the loss trains what OPEFO measured.
 
-At ratio 1 the gradient of every loss type of TRL with respect to ln p is −c·A', per token and up to terms that are
-known apart. So the derivative of the number that the loss returns shows whether advantages per token are used, whether
-c is right, whether the ratio is 1, and whether the log-probabilities are TRL's: whatever the release of TRL, and
-whatever a subclass does.
+At ratio 1, the gradient of every TRL loss type with respect to ln p is −c·A' per token, plus terms that are computed
+separately. The derivative of the returned loss therefore shows whether advantages per token are used, whether c is
+right, whether the ratio is 1, and whether the log-probabilities are TRL's. This works for any release of TRL and for
+any subclass.
 """
 
 import math
@@ -31,23 +31,23 @@ else:
 
 logger = get_logger(__name__)
 
-# Largest deviation, as a share of the largest −c·A'. Rounding gives about 1e-6, a broken seam more than 1e-2
+# Largest allowed deviation, as a share of the largest −c·A'. Rounding gives about 1e-6, a wrong loss more than 1e-2
 TOLERANCE = 1e-4
 
 
 class SeamProof(Base):
     """
-    Mixin for a [`~trl.GRPOTrainer`]: keeps what its loss is made of, and compares the derivative of the loss with what
-    it must be. The largest deviation stays on the device until the trainer reads it.
+    Mixin for a [`~trl.GRPOTrainer`]: records the inputs of its loss, and compares the derivative of the loss with its
+    expected value. The largest deviation stays on the device until the trainer reads it.
     """
 
     args: OPEFOConfig
-    # Of the micro-batch that is being trained, (B, T) each
+    # Of the current micro-batch, (B, T) each
     _loss_logps: torch.Tensor | None = None
     _entropy_mask: torch.Tensor | None = None
     _largest_error: torch.Tensor | None = None
     _is_balanced = False
-    # Of the rollout batch
+    # Of the current rollout batch
     _measured_advantages: Sequence[torch.Tensor] = ()
 
     def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> tuple:
@@ -68,13 +68,13 @@ class SeamProof(Base):
 
     def _prove_loss(self, loss: torch.Tensor, inputs: dict[str, Any]) -> None:
         """
-        Compare the loss of one micro-batch with what it must be at ratio 1.
+        Compare the gradient of one micro-batch's loss with its expected value at ratio 1.
 
         Args:
             loss (`torch.Tensor`, 0-d):
                 Loss, with its graph.
             inputs (`dict[str, Any]`):
-                Micro-batch that it was computed from, with the advantages A' that the loss got.
+                Micro-batch that the loss was computed from, with the advantages A' that it received.
         """
         logps, self._loss_logps = self._loss_logps, None
         if logps is None:
@@ -90,30 +90,30 @@ class SeamProof(Base):
         if not any(inputs is micro_batch for micro_batch in micro_batches):
             raise RunStopped(
                 f"`_prepare_inputs` of {defined_in(self, '_prepare_inputs')} returns batches that are not in "
-                "`_buffered_inputs`, so OPEFO cannot measure the rollout batch as a whole: make them in "
+                "`_buffered_inputs`, so OPEFO cannot measure the rollout batch as a whole. Create them in "
                 "`_generate_and_score_completions` instead."
             )
 
     def _check_recorded(self, chunks: list[TokenFlow]) -> None:
-        """Raise [`RunStopped`] unless a pass over the policy was recorded."""
+        """Raise [`RunStopped`] unless a forward pass of the policy was recorded."""
         if not chunks:
             method = "_get_per_token_logps_and_entropies"
             raise RunStopped(
                 f"`{method}` of {defined_in(self, method)} does not call the model with `fused_lm_head=True`, as "
-                "TRL's does, so OPEFO cannot measure the policy: call `super()` there."
+                "TRL's method does, so OPEFO cannot measure the policy. Call `super()` in it."
             )
 
     def _check_measured(self, inputs: dict[str, Any]) -> None:
-        """Raise [`RunStopped`] unless the loss is about to get the advantages that were measured."""
+        """Raise [`RunStopped`] unless the advantages for the loss are those that were measured."""
         if not any(inputs["advantages"] is measured for measured in self._measured_advantages):
             raise RunStopped(
-                f"{type(self).__name__} hands `compute_loss` other advantages than OPEFO has measured, so λ is not "
-                "theirs: change them in `_generate_and_score_completions`, per token, as (B, T), if need be."
+                f"{type(self).__name__} passes advantages to `compute_loss` that OPEFO has not measured, so λ does "
+                "not fit them. Change them in `_generate_and_score_completions` instead; (B, T) is allowed."
             )
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
-        """Within, a loss of a subclass that fails on the shape `(B, T)` of the advantages is a [`RunStopped`]."""
+        """Raise [`RunStopped`] if the loss of a subclass fails on advantages of shape `(B, T)`."""
         try:
             yield
         except RuntimeError as error:
@@ -121,8 +121,9 @@ class SeamProof(Base):
             if type(error) is not RuntimeError or owner == GRPOTrainer.__name__ or not self.args.balances:
                 raise
             raise RunStopped(
-                f"The loss of {owner} fails on `advantages` of shape (B, T), which OPEFO hands it instead of (B,): "
-                f"take both, as TRL's loss does, or monitor alone with `flow_strength=0` and no target ({error})."
+                f"The loss of {owner} fails on `advantages` of shape (B, T), which OPEFO passes instead of (B,) "
+                f"({error}). Accept both shapes, as TRL's loss does, or only monitor, with `flow_strength=0` and no "
+                "entropy target."
             ) from error
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -131,16 +132,16 @@ class SeamProof(Base):
         if not self._is_balanced:
             raise RunStopped(
                 f"`compute_loss` of {defined_in(self, 'compute_loss')} does not call `super().compute_loss`, so the "
-                "entropy flow was not balanced: call it, or write `class Mine(EntropyFlowMixin, Theirs)`."
+                "entropy flow was not balanced. Call it, or write `class Mine(EntropyFlowMixin, Theirs)`."
             )
         return loss
 
 
 def seam_error(loss: torch.Tensor, logps: torch.Tensor, expected: torch.Tensor) -> torch.Tensor:
     """
-    Largest deviation of ∂loss/∂ln p from what it must be, as a share of the largest value that it must have.
+    Largest deviation of ∂loss/∂ln p from its expected value, as a fraction of the largest expected value.
 
-    The derivative goes from the loss back to ln p and no further: a few operations on `(B, T)` tensors.
+    The backward pass goes from the loss only to ln p: a few operations on `(B, T)` tensors.
 
     Args:
         loss (`torch.Tensor`, 0-d):
@@ -148,7 +149,7 @@ def seam_error(loss: torch.Tensor, logps: torch.Tensor, expected: torch.Tensor) 
         logps (`torch.Tensor` of shape `(B, T)`):
             ln p in that graph.
         expected (`torch.Tensor` of shape `(B, T)`):
-            What the derivative must be.
+            Expected derivative.
 
     Returns:
         `torch.Tensor`, 0-d, float32: infinite if the loss does not depend on `logps`.
@@ -164,29 +165,29 @@ def seam_error(loss: torch.Tensor, logps: torch.Tensor, expected: torch.Tensor) 
 
 def check_seam(error: float, trainer: object, is_monitor: bool, step: int) -> None:
     """
-    Say what a [`seam_error`] means for the run.
+    Stop the run if a [`seam_error`] is larger than rounding. If the trainer only monitors, warn instead.
 
     Raises:
-        `RunStopped`: if it is beyond rounding, and the trainer balances. A monitor warns instead.
+        `RunStopped`: if it is larger than rounding, and the trainer balances.
     """
     if error <= TOLERANCE:
         return
     found = (
         f"The loss of {defined_in(trainer, '_compute_loss')} (TRL {trl.__version__}; OPEFO is tested with "
         f"{' to '.join(TESTED_TRL)}) does not train what OPEFO measured: at step {step} its gradient is off by "
-        f"{error:.2g} of the largest −c·A'"
+        f"{error:.2g} of the largest −c·A'."
     )
     if is_monitor:
-        logger.warning(f"{found}, so the logged flows are those of GRPO's loss and not of this one.")
+        logger.warning(f"{found} The logged flows are those of GRPO's loss, not of this one.")
         return
     raise RunStopped(
-        f"{found}; it must use `advantages` of shape (B, T) as they are, weigh tokens as TRL's loss does, and take "
-        "log-probabilities from `_get_per_token_logps_and_entropies` (with `flow_strength=0` and no target OPEFO only "
-        "monitors, and leaves any loss as it is)."
+        f"{found} It must use `advantages` of shape (B, T) unchanged, weight tokens as TRL's loss does, and take "
+        "log-probabilities from `_get_per_token_logps_and_entropies` (to only monitor, which works with any loss, set "
+        "`flow_strength=0` and no entropy target)."
     )
 
 
 def defined_in(trainer: object, method: str) -> str:
-    """Name of the class that a trainer has a method from, apart from this package's."""
+    """Name of the class that defines a method of a trainer, ignoring the classes of this package."""
     classes = [cls for cls in type(trainer).__mro__ if not cls.__module__.startswith(f"{__package__}.")]
     return next(cls.__name__ for cls in classes if method in vars(cls))

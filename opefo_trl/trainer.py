@@ -28,12 +28,11 @@ logger = get_logger(__name__)
 
 class EntropyFlowMixin(FlowMetrics, SeamProof, GuardedRollouts, WholeCheckpoints, ModelCards):
     """
-    Puts OPEFO into a subclass of [`~trl.GRPOTrainer`]: `class Mine(EntropyFlowMixin, TheirGRPOTrainer)`.
+    Adds OPEFO to a subclass of [`~trl.GRPOTrainer`]: `class Mine(EntropyFlowMixin, TheirGRPOTrainer)`.
 
-    The subclass takes an [`OPEFOConfig`]. Its loss must take advantages of shape `(B, T)`, as TRL's does, and weigh
-    tokens as TRL's does; each step proves that it did (metric `entropy_flow/seam_error`), and the first one that did
-    not stops the run. Advantages per token that the subclass makes in `_generate_and_score_completions` are balanced
-    as they are.
+    The subclass takes an [`OPEFOConfig`]. Its loss must accept advantages of shape `(B, T)`, and weight tokens as in
+    TRL's loss. Each step checks this (metric `entropy_flow/seam_error`), and the run stops at the first step that
+    fails. Advantages per token that the subclass makes in `_generate_and_score_completions` are balanced.
     """
 
     args: OPEFOConfig
@@ -51,9 +50,9 @@ class EntropyFlowMixin(FlowMetrics, SeamProof, GuardedRollouts, WholeCheckpoints
         if self.args.runs_sequence_level_per_token:
             self.importance_sampling_level = "token"
             self.get_high_entropy_mask = self._spread_high_entropy_mask  # type: ignore[method-assign]
-            logger.warning("Strictly on-policy, sequence-level importance sampling is run per token: the same update.")
+            logger.warning("On-policy, sequence-level importance sampling is run per token, with the same update.")
 
-    # Measure: TRL's own pass over the policy is recorded where it runs one, first of all passes
+    # Measure: if TRL runs a forward pass of the policy itself, record it. It is the first pass
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         runs_pass = not self.args.is_on_policy or (self.use_vllm and self.vllm_importance_sampling_correction)
         with self.flow_head.record(rows=len(inputs) if self.model.training and runs_pass else 0) as chunks:
@@ -70,7 +69,7 @@ class EntropyFlowMixin(FlowMetrics, SeamProof, GuardedRollouts, WholeCheckpoints
             self._check_buffered(inputs, micro_batches)
             self._measure([micro_batch for micro_batch in micro_batches if "flow_logps" not in micro_batch])
             for micro_batch in micro_batches if self.args.is_on_policy else ():
-                # Recomputed in another chunking they differ by rounding; without them the ratio is 1 (TRL #6789)
+                # Recomputed in other chunks, these differ by rounding; without them the ratio is 1 (TRL #6789)
                 micro_batch.pop("old_per_token_logps", None)
                 ratio = micro_batch.get("importance_sampling_ratio")  # (B, T) or (B, 1), vLLM only
                 if self.args.runs_sequence_level_per_token and ratio is not None:
@@ -83,7 +82,7 @@ class EntropyFlowMixin(FlowMetrics, SeamProof, GuardedRollouts, WholeCheckpoints
         return inputs
 
     def _measure(self, micro_batches: list[dict[str, Any]]) -> None:
-        """Run one no-gradient pass over micro-batches, and add ln p, H and s of their tokens to them."""
+        """Run one forward pass without gradient over micro-batches, and add ln p, H and s of their tokens to them."""
         # Images and token types, under the names that the batch and TRL's forward share
         accepted = inspect.signature(GRPOTrainer._get_per_token_logps_and_entropies).parameters
         # Dropout must not draw from the generator that GRPO samples with
@@ -105,11 +104,11 @@ class EntropyFlowMixin(FlowMetrics, SeamProof, GuardedRollouts, WholeCheckpoints
                 self._check_recorded(chunks)
                 batch.update(as_columns(chunks, num_tokens))
 
-    # Balance: once the rollout batch is split, since some loss types weigh a token by its micro-batch
+    # Balance after the rollout batch is split, since some loss types weight a token by its micro-batch
     def _flow_coefficient(self, micro_batches: list[dict[str, Any]]) -> torch.Tensor:
-        """λ of one rollout batch, over all its micro-batches and all processes, 0-d; nothing is read by the host."""
+        """λ of one rollout batch, over all its micro-batches and all processes, 0-d. It stays on the device."""
         sums = torch.stack([self._flow_sums(inputs) for inputs in micro_batches]).sum(0)  # (8,)
-        # The scale that turns micro-batch weights into weights of the optimizer step's loss
+        # Turn weights in a micro-batch's loss into weights in the optimizer step's loss
         sums[:2] /= self.current_gradient_accumulation_steps * self.accelerator.num_processes
         increase, decrease, num_increasing, num_trained, num_skipped, entropy, num_tokens, num_lost = (
             self.accelerator.reduce(sums, reduction="sum")
@@ -132,7 +131,7 @@ class EntropyFlowMixin(FlowMetrics, SeamProof, GuardedRollouts, WholeCheckpoints
         return coefficient
 
     def _flow_sums(self, inputs: dict[str, Any]) -> torch.Tensor:
-        """The seven sums of one micro-batch that λ and the metrics are made of, and the tokens that are lost."""
+        """The seven sums of one micro-batch that give λ and the metrics, and the number of lost tokens, `(8,)`."""
         mask, entropies = loss_mask(inputs), inputs["flow_entropies"]  # (B, T) each
         weights = self._token_weights(inputs)  # (B, T)
         sums = flow_sums(weights, advantages_per_token(inputs), inputs["flow_sensitivities"], entropies, mask.bool())
@@ -147,14 +146,14 @@ class EntropyFlowMixin(FlowMetrics, SeamProof, GuardedRollouts, WholeCheckpoints
         return token_weights(inputs, self.args, self.accelerator.num_processes, inputs["flow_logps"], kept)
 
     def _new_advantages(self, inputs: dict[str, Any]) -> torch.Tensor:
-        """What the loss gets in place of the advantages: A' of shape `(B, T)`, or GRPO's own where λ is 0 anyway."""
+        """Advantages for the loss: A' of shape `(B, T)`, or GRPO's own if λ is always 0."""
         if not self.args.balances:
             return inputs["advantages"]  # (B,)
         return balance_advantages(
             advantages_per_token(inputs), inputs["flow_sensitivities"], inputs["flow_coefficient"]
         )  # (B, T)
 
-    # Apply: TRL's loss takes advantages per token
+    # Apply: TRL's loss accepts advantages per token
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         self._is_balanced = True
         if not self.model.training:
@@ -168,7 +167,7 @@ class EntropyFlowMixin(FlowMetrics, SeamProof, GuardedRollouts, WholeCheckpoints
         self._read_metrics()
         return loss
 
-    # The entropy target that the first batch set is part of the run
+    # A resumed run keeps the entropy target that the first batch set
     def extra_state(self) -> dict[str, Any]:
         return {} if self.args.flow_entropy_target_ratio is None else {"entropy_target": self.entropy_target}
 
@@ -183,7 +182,7 @@ class OPEFOTrainer(EntropyFlowMixin, GRPOTrainer):
 
     Each rollout batch is measured once, before any gradient: how much would training on each token raise or lower the
     policy's entropy? The advantages of the two kinds of token are then rescaled, by `1 + λ` and `1 − λ`, so that the
-    flows cancel (see [`OPEFOConfig`]). Everything else is [`~trl.GRPOTrainer`]'s, its arguments included.
+    flows cancel (see [`OPEFOConfig`]). Everything else, including the arguments, is as in [`~trl.GRPOTrainer`].
 
     Logged beside TRL's metrics, once per rollout batch: P, N, λ and more (see [`~opefo_trl.metrics.FlowMetrics`]).
 

@@ -1,4 +1,4 @@
-"""Says in the log of a run what `opefo plot` would say of it, while it can still be helped."""
+"""Logs the warnings of `opefo plot` while a run is still training."""
 
 from typing import Any
 
@@ -11,14 +11,16 @@ from .plotting.runs import Run, add_entry
 
 logger = get_logger(__name__)
 
-PATIENCE = 5  # logs in a row that show a trouble before it is said: one batch may do so by chance
-LOGS_JUDGED = 20  # fewer tell neither a collapse nor a bound
+# Consecutive logs that show a trouble before the warning. In a few logs, small groups get equal rewards by chance
+PATIENCE = 15
+PATIENCE_WHEN_NOT_LEARNING = 5
+LOGS_JUDGED = 20  # fewer logs cannot show a collapse or a pinned λ
 
 
 class Watcher(TrainerCallback):
     """
-    Warns once of each trouble that [`~opefo_trl.plotting.diagnosis.find_troubles`] finds in the logs so far, and again
-    of those that are there at the end.
+    Warns once about each trouble that [`~opefo_trl.plotting.diagnosis.find_troubles`] finds in the logs so far, and
+    again at the end about those that remain.
     """
 
     def on_train_begin(self, args, state, control, **kwargs):
@@ -26,7 +28,7 @@ class Watcher(TrainerCallback):
         self.num_logs = 0
         self.seen: dict[str, int] = {}  # logs in a row with each trouble
         self.said: set[str] = set()
-        for entry in state.log_history:  # of a run that is resumed
+        for entry in state.log_history:  # of a resumed run
             self._add(entry)
 
     def on_log(self, args, state, control, logs=None, **kwargs):
@@ -34,7 +36,8 @@ class Watcher(TrainerCallback):
         found = self._find()
         self.seen = {kind: self.seen.get(kind, 0) + 1 for kind in found}
         for kind, sentence in found.items():
-            if self.seen[kind] >= PATIENCE and kind not in self.said:
+            needed = PATIENCE_WHEN_NOT_LEARNING if kind in NOT_LEARNING else PATIENCE
+            if self.seen[kind] >= needed and kind not in self.said:
                 self.said.add(kind)
                 logger.warning(f"Step {state.global_step}: {sentence}")
 

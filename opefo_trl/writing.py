@@ -1,4 +1,4 @@
-"""What to say when a file cannot be written, or a server does not answer."""
+"""Error messages for files that cannot be written and servers that do not answer."""
 
 import errno
 import re
@@ -16,9 +16,11 @@ NOT_WRITABLE = {errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM, errno.ENOTEMP
 
 def how_to_write(error: BaseException | None) -> str | None:
     """
-    What to do about an exception that, itself or by its cause, says that a file could not be written; `None` for any
-    other exception. Libraries in Rust and C++ raise no `OSError`: safetensors puts the number into its message,
-    and torch's writer has no number at all.
+    Advice for an exception that reports, itself or through its cause, that a file could not be written. `None` for any
+    other exception.
+
+    Libraries in Rust and C++ do not raise `OSError`: safetensors puts the error number into its message, and torch's
+    writer gives none.
     """
     if is_from_network(error):
         return None
@@ -37,7 +39,7 @@ NETWORK_PACKAGES = ("huggingface_hub", "requests", "httpx", "urllib3")
 
 
 def is_from_network(error: BaseException | None) -> bool:
-    """Whether an exception, itself or by its cause, comes from a server that does not answer."""
+    """Whether an exception, or one of its causes, comes from a server that does not answer."""
     while error is not None:
         if isinstance(error, ConnectionError | TimeoutError) or type(error).__module__.startswith(NETWORK_PACKAGES):
             return True
@@ -47,7 +49,7 @@ def is_from_network(error: BaseException | None) -> bool:
 
 @contextmanager
 def writing(failure: str, consequence: str) -> Iterator[None]:
-    """Within, an exception of [`how_to_write`] becomes a [`RunStopped`] with its advice; others pass as they are."""
+    """Turn exceptions for which [`how_to_write`] has advice into a [`RunStopped`]. Others pass unchanged."""
     try:
         yield
     except Exception as error:

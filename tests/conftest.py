@@ -26,7 +26,7 @@ from opefo_trl import OPEFOConfig, OPEFOTrainer
 from opefo_trl.entropy_flow import projection
 
 
-pytest.register_assert_rewrite("independent")  # it asserts for the tests that call it
+pytest.register_assert_rewrite("independent", "ways")  # they assert for the tests that call them
 
 # The environment of programs in which Triton compiles
 COMPILED = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}

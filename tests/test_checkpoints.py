@@ -105,8 +105,8 @@ def test_a_damaged_checkpoint_is_named_and_passed_over(run, make_trainer, damage
     damage(run / "checkpoint-4")
     checkpoint, (sentence,) = last_whole_checkpoint(str(run))
     assert checkpoint == str(run / "checkpoint-2")
-    assert re.fullmatch(f"Passing over {run / 'checkpoint-4'}, which is not whole: {fault}.*", sentence)
-    with pytest.raises(ValueError, match=r"checkpoint-4 is not whole \(.*\): name another"):
+    assert re.fullmatch(f"Skipping {run / 'checkpoint-4'}, which is incomplete: {fault}.*", sentence)
+    with pytest.raises(ValueError, match=r"checkpoint-4 is incomplete \(.*\): name another"):
         resume_point(OPEFOConfig(str(run), resume_from_checkpoint=str(run / "checkpoint-4"), **SETTINGS))
 
 
@@ -125,7 +125,7 @@ def test_training_goes_on_from_the_last_whole_checkpoint(run, make_trainer):
 def test_without_a_whole_checkpoint_nothing_is_gone_on_from(run, make_trainer):
     for checkpoint in run.glob("checkpoint-*"):
         (checkpoint / "trainer_state.json").unlink()
-    with pytest.raises(ValueError, match="no whole checkpoint in .* set `resume_from_checkpoint=False`"):
+    with pytest.raises(ValueError, match="no complete checkpoint in .* set `resume_from_checkpoint=False`"):
         make_trainer(max_steps=4, **CHECKPOINTED).train(resume_from_checkpoint=True)
 
 
@@ -158,7 +158,7 @@ def test_a_full_disk_is_said_and_the_checkpoint_before_stays(run, make_trainer, 
     with pytest.raises(RunStopped, match="checkpoint-6 could not be written .*No space left on device.*: free some"):
         resumed.train(resume_from_checkpoint=True)
     checkpoint, (sentence,) = last_whole_checkpoint(str(run))
-    assert checkpoint == str(run / "checkpoint-4") and "checkpoint-6, which is not whole" in sentence
+    assert checkpoint == str(run / "checkpoint-4") and "checkpoint-6, which is incomplete" in sentence
     assert {path: path.read_bytes() for path in (run / "checkpoint-4").iterdir()} == before
 
 
@@ -226,7 +226,7 @@ def test_a_hub_that_does_not_answer_stops_nothing(make_trainer, tmp_path, monkey
     trainer = make_trainer(output_dir=str(tmp_path), max_steps=2, **CHECKPOINTED)
     with caplog.at_level("WARNING"):
         trainer._push_from_checkpoint(str(tmp_path / "checkpoint-2"))
-    assert "checkpoint-2 could not be pushed to the hub (NoAnswer: 503); the run goes on" in caplog.text
+    assert "checkpoint-2 could not be pushed to the hub (NoAnswer: 503). The run continues" in caplog.text
 
     def full(self, checkpoint):
         raise OSError(errno.ENOSPC, "No space left on device")

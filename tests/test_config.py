@@ -36,7 +36,7 @@ def test_defaults():
         ({"importance_sampling_level": "sequence_token"}, r"must be one of \('token', 'sequence'\), got"),
         (
             {"importance_sampling_level": "sequence", "num_iterations": 2, "strict_on_policy": False},
-            "`strict_on_policy=False` takes `importance_sampling_level='token'` alone",
+            "`strict_on_policy=False` needs `importance_sampling_level='token'`",
         ),
         (
             {"importance_sampling_level": "sequence", "gradient_accumulation_steps": 2, "steps_per_generation": 8},

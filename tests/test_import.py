@@ -105,6 +105,6 @@ def test_without_trl():
 
 def test_a_checkout_that_is_not_installed():
     assert python(WITHOUT.format(name="opefo_trl")).stderr.strip().splitlines()[-1] == (
-        f"ImportError: opefo_trl {opefo_trl.__version__} is imported from a folder and not installed, so which TRL it "
-        "works with is unknown: run `pip install -e .` in its checkout."
+        f"ImportError: opefo_trl {opefo_trl.__version__} is imported from a folder and not installed, so its TRL "
+        "requirement is unknown: run `pip install -e .` in its checkout."
     )

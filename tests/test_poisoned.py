@@ -257,7 +257,7 @@ class RewardObject:
             r"returned None. It must return a list of 8 values, one for each",
         ),
         (async_reward, r"`async_reward` \(.*line \d+\) returned a list that contains 'good'"),
-        (RewardObject(), r"`RewardObject` returned 1 value\(s\)\. It must return a list of 8 values"),
+        (RewardObject(), r"`RewardObject` \(.*line \d+\) returned 1 value\(s\)\. It must return a list of 8 values"),
     ],
 )
 def test_a_reward_that_returns_something_else_is_named(make_trainer, reward, sentence):

@@ -3,7 +3,7 @@
 import pytest
 from conftest import letter_reward
 
-from opefo_trl.watching import LOGS_JUDGED, PATIENCE
+from opefo_trl.watching import LOGS_JUDGED, PATIENCE, PATIENCE_WHEN_NOT_LEARNING
 
 
 def silent_reward(completions, log_metric=None, **kwargs):
@@ -36,11 +36,11 @@ def warnings(caplog, words):
     ],
 )
 def test_a_run_that_learns_nothing_says_so(make_trainer, caplog, reward, sentence):
-    steps = PATIENCE + 1
+    steps = PATIENCE_WHEN_NOT_LEARNING + 1
     with caplog.at_level("WARNING"):
         make_trainer(reward=reward, max_steps=steps, logging_steps=1).train()
     early, late = warnings(caplog, sentence)
-    assert f"Step {PATIENCE}: {sentence}" in early
+    assert f"Step {PATIENCE_WHEN_NOT_LEARNING}: {sentence}" in early
     assert f"At the end, step {steps}: {sentence}" in late
 
 
@@ -55,7 +55,7 @@ def test_groups_without_variance_are_said_once_and_at_the_end(make_trainer, capl
     steps = LOGS_JUDGED + PATIENCE + 2
     with caplog.at_level("WARNING"):
         make_trainer(reward=same_reward, max_steps=steps, logging_steps=1).train()
-    early, late = warnings(caplog, "100% of the groups get the same reward")
+    early, late = warnings(caplog, "100% of the groups have zero reward variance")
     assert f"Step {LOGS_JUDGED + PATIENCE - 1}: " in early and f"At the end, step {steps}: " in late
 
 

@@ -67,7 +67,7 @@ KINDS = {
     "ddp": (2, TWO_PROCESSES),
     "zero2": (2, ["-m", "accelerate.commands.launch", "--main_process_port", "0", "--config_file", "zero2.json"]),
 }
-PASSED_OVER, RESUMED = "Passing over ", "Resuming from "
+PASSED_OVER, RESUMED = "Skipping ", "Resuming from "
 
 
 def prepare(folder: Path, steps: int) -> None:

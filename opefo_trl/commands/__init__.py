@@ -1,1 +1,1 @@
-"""The command `opefo`: train, evaluate, plot."""
+"""The command `opefo`: train, evaluate, plot, inspect, recipes."""

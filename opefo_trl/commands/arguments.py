@@ -20,46 +20,46 @@ from .fields import read_config, suggest
 from .messages import PROG
 
 
-# What transformers calls the folder of a training without `output_dir`
+# transformers' default of `output_dir`
 UNNAMED = "trainer_output"
 
 
 @dataclass
 class OPEFOScriptArguments(GRPOScriptArguments):
     """
-    Arguments of `opefo train` beside the configurations of trainer and model.
+    Arguments of `opefo train` in addition to the configurations of trainer and model.
 
     Args:
         dataset_filter (`dict[str, Any]` or `str`, *optional*):
-            Column names with the value or the values that a row must have, on the command line as JSON.
+            Column names with the value or values that a row must have. JSON on the command line.
         dataset_prompt_column (`str`, *optional*, defaults to `"prompt"`):
             Column with a problem text or with chat messages; `a.b` is field `b` of column `a`.
         dataset_solution_column (`str`, *optional*):
-            Column with the gold answer, in any published spelling; reward functions get it as `solution`.
+            Column with the gold answer, in any supported answer format. Reward functions get it as `solution`.
         dataset_max_prompt_length (`int`, *optional*):
-            In tokens; rows with a longer prompt are left out.
+            Maximum prompt length in tokens. Rows with a longer prompt are left out.
         prompt_template (`str`, *optional*):
             `"qwen_math"`, `"qwen_math_chat"`, or a text with `{prompt}` where the problem goes.
         system_prompt (`str`, *optional*):
-            System message to put first; makes a text prompt conversational.
+            System message to put first. Makes a text prompt conversational.
         conversational (`bool`, *optional*, defaults to `False`):
             Whether to turn a text prompt into a user message, so that the model's chat template is applied.
         math_reward_tolerance (`float`, *optional*, defaults to `0.0`):
-            Relative distance within which `math_reward` takes two numbers for equal, for example 0.01.
+            Relative distance up to which `math_reward` treats two numbers as equal, for example 0.01.
         math_reward_units (`str`, *optional*, defaults to `"optional"`):
-            With `"required"`, `math_reward` wants the gold's unit in the answer, and none where the gold has none.
+            With `"required"`, the answer must have the same unit as the gold, or no unit if the gold has none.
         math_reward_several_golds (`str`, *optional*, defaults to `"all"`):
             With `"any"`, one of several gold answers is enough for `math_reward`.
         save_on_interrupt (`bool`, *optional*, defaults to `False`):
-            Whether Ctrl-C lets the step end and saves a checkpoint. Off by default: a step may take minutes, and
-            someone who presses Ctrl-C wants the command to end.
+            Whether Ctrl-C finishes the step and saves a checkpoint before the run stops. Off by default: a step may
+            take minutes, and someone who presses Ctrl-C wants the command to end.
         dry_run (`bool`, *optional*, defaults to `False`):
-            Whether to check everything and train nothing.
+            Whether to check the run without training.
     """
 
     dataset_filter: dict | str | None = field(
         default=None,
-        metadata={"help": "Column names with the value or values that a row must have, on the command line as JSON."},
+        metadata={"help": "Column names with the value or values that a row must have. JSON on the command line."},
     )
     dataset_prompt_column: str = field(
         default="prompt",
@@ -68,18 +68,18 @@ class OPEFOScriptArguments(GRPOScriptArguments):
     dataset_solution_column: str | None = field(
         default=None,
         metadata={
-            "help": "Column with the gold answer, in any published spelling; reward functions get it as `solution`."
+            "help": "Column with the gold answer, in any supported format. Reward functions get it as `solution`."
         },
     )
     dataset_max_prompt_length: int | None = field(
-        default=None, metadata={"help": "In tokens; rows with a longer prompt are left out."}
+        default=None, metadata={"help": "Maximum prompt length in tokens. Rows with a longer prompt are left out."}
     )
     prompt_template: str | None = field(
         default=None,
         metadata={"help": f"One of {', '.join(TEMPLATES)}, or a text with {{prompt}} where the problem goes."},
     )
     system_prompt: str | None = field(
-        default=None, metadata={"help": "System message to put first; makes a text prompt conversational."}
+        default=None, metadata={"help": "System message to put first. Makes a text prompt conversational."}
     )
     conversational: bool = field(
         default=False,
@@ -87,12 +87,12 @@ class OPEFOScriptArguments(GRPOScriptArguments):
     )
     math_reward_tolerance: float = field(
         default=0.0,
-        metadata={"help": "Relative distance within which `math_reward` takes two numbers for equal, such as 0.01."},
+        metadata={"help": "Relative distance up to which `math_reward` treats two numbers as equal, such as 0.01."},
     )
     math_reward_units: str = field(
         default="optional",
         metadata={
-            "help": "With 'required', `math_reward` wants the gold's unit in the answer, and none where it has none."
+            "help": "With 'required', the answer must have the same unit as the gold, or no unit if it has none."
         },
     )
     math_reward_several_golds: str = field(
@@ -100,9 +100,9 @@ class OPEFOScriptArguments(GRPOScriptArguments):
     )
     save_on_interrupt: bool = field(
         default=False,
-        metadata={"help": "Let Ctrl-C end the step and save a checkpoint; a second Ctrl-C ends the run at once."},
+        metadata={"help": "On Ctrl-C, finish the step and save a checkpoint. A second Ctrl-C stops the run at once."},
     )
-    dry_run: bool = field(default=False, metadata={"help": "Check everything and train nothing."})
+    dry_run: bool = field(default=False, metadata={"help": "Check the run without training."})
 
     def __post_init__(self):
         Policy.from_options(self)
@@ -113,7 +113,7 @@ class OPEFOScriptArguments(GRPOScriptArguments):
                 pass
         if not isinstance(self.dataset_filter, dict | None):
             raise ValueError(
-                "`dataset_filter` must be JSON of column names with values, as in "
+                "`dataset_filter` must be a JSON object of column names and values, such as "
                 f'\'{{"level": ["Level 4", "Level 5"]}}\', but it is {self.dataset_filter!r}.'
             )
 
@@ -126,12 +126,12 @@ def make_parser(config_class: type[OPEFOConfig] = OPEFOConfig) -> TrlParser:
         description="Train with OPEFO, as `trl grpo` trains with GRPO. FIELD is any field below or any option of "
         "`accelerate launch`; the command line overrides the file.",
     )
-    parser.add_argument("--config", help="YAML file with values for the fields below, and `env:` for variables.")
+    parser.add_argument("--config", help="YAML file with values of the fields below, and of variables, under `env:`.")
     return parser
 
 
 def launch_actions() -> dict[str, argparse.Action]:
-    """Options of `accelerate launch` by name, and `accelerate_config`, which names one of TRL's packaged files."""
+    """Options of `accelerate launch` by name, and `accelerate_config` for one of TRL's packaged files."""
     actions = {action.dest: action for action in launch_command_parser()._actions if action.option_strings}
     actions["accelerate_config"] = argparse.Action(["--accelerate_config"], "accelerate_config")
     return actions
@@ -139,11 +139,11 @@ def launch_actions() -> dict[str, argparse.Action]:
 
 def apply_config_file(parser: TrlParser, path: str | None) -> dict[str, Any]:
     """
-    Make the values of a YAML file the parser's defaults, set the variables in `env`, and return the options that the
-    file holds for `accelerate launch`.
+    Make the values of a YAML file the parser's defaults, set the environment variables in `env`, and return the
+    options in the file that are for `accelerate launch`.
 
     Raises:
-        `ValueError`: if the file cannot be read or holds a key that nothing knows.
+        `ValueError`: if the file cannot be read or holds an unknown key.
     """
     if path is None:
         return {}
@@ -170,11 +170,11 @@ def check_options(left: list[str], parser: TrlParser, known: Iterable[str] = ())
         if name not in known:
             raise ValueError(f"Unknown option `{option}`: {suggest(name, [*fields, *known])}")
     if left and not options:
-        raise ValueError(f"Unexpected argument `{left[0]}`: values belong behind an option, `--FIELD VALUE`.")
+        raise ValueError(f"Unexpected argument `{left[0]}`: a value must follow an option, as in `--FIELD VALUE`.")
 
 
 def without(words: list[str], left: list[str]) -> list[str]:
-    """`words` less those in `left`, which keeps their order."""
+    """`words` without those in `left`, which are in the same order."""
     remaining = iter([*left, None])
     next_left = next(remaining)
     kept = []
@@ -217,7 +217,7 @@ def wants_cpu(args: list[str]) -> bool:
 
 
 def default_output_dir(script_args: OPEFOScriptArguments, training_args: OPEFOConfig, model_args: ModelConfig) -> str:
-    """A folder for each model, dataset and method, so that two runs do not meet in one by chance."""
+    """A folder for each model, dataset and method, so that two runs do not share one by accident."""
     named = (model_args.model_name_or_path or "model", script_args.dataset_name or "mixture")
     model, dataset = (Path(name).name or "here" for name in named)
     steers = (

@@ -32,7 +32,7 @@ def train(args: list[str]) -> int:
     parser = make_parser()
     known = launch_actions()
     try:
-        # The command line's own values and their meaning are checked where the training runs, with its processes known
+        # Values of the command line are checked later, when the number of processes is known
         namespace, launch_args = parser.parse_known_args(args)
         check_options(launch_args, parser, known)
         train_args = without(args, launch_args)
@@ -49,8 +49,8 @@ def train(args: list[str]) -> int:
         return dry_run(train_args, launch_args)
     if (code := check_first(train_args, launch_args)) != 0:
         return code
-    # Ctrl-C is for the processes that train: they say how to go on, and this one returns their exit code
-    if not launch_args:  # accelerate lists the defaults that it takes, as if they were a mistake
+    # The training processes handle Ctrl-C: they say how to continue, and this process returns their exit code
+    if not launch_args:  # accelerate warns about the defaults that it uses
         logging.getLogger("accelerate.commands.launch").setLevel(logging.ERROR)
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
@@ -71,12 +71,12 @@ def train(args: list[str]) -> int:
 def print_help(args: list[str]) -> None:
     """
     Raises:
-        `ValueError`: if the word behind `--help` is no topic.
+        `ValueError`: if the word after `--help` is not a topic.
     """
     place = next(place for place, word in enumerate(args) if word in ("--help", "-h"))
     try:
         print(format_help("opefo train", *args[place + 1 : place + 2]))
-    except (LookupError, OSError, SyntaxError, ImportError):  # other versions, whose sources look different
+    except (LookupError, OSError, SyntaxError, ImportError):  # other package versions, whose sources look different
         from .arguments import make_parser
 
         make_parser().print_help()
@@ -84,8 +84,8 @@ def print_help(args: list[str]) -> None:
 
 def check_first(train_args: list[str], launch_args: list[str]) -> int:
     """
-    Do in a child process what each process of the training will do before it loads a model, so that a mistake is found
-    before they start. The child leaves no trace in this process, whose variables the training inherits.
+    Run the checks of a training process in a child process, so that a mistake is found before the training starts. The
+    child cannot change this process, whose environment variables the training inherits.
 
     Returns:
         `int`: its exit code, 0 if all is well.
@@ -101,7 +101,7 @@ def check_first(train_args: list[str], launch_args: list[str]) -> int:
     code = 1
     try:
         quiet()
-        # No device is touched; the processes themselves check what needs one
+        # Touch no device here; the training processes check what needs one
         parsed = parse([*train_args, "--use_cpu", "true"], planned_config(read_plan(launch_args).num_processes))
         check(*parsed, wants_cpu(train_args))
         code = 0
@@ -144,7 +144,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="opefo", description="OPEFO for TRL: GRPO with balanced entropy flow.")
     parser.add_argument("--version", action="version", version=f"opefo_trl {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    commands.add_parser("train", help="train a model; `opefo train --help` names every field", add_help=False)
+    commands.add_parser("train", help="train a model; `opefo train --help` lists every field", add_help=False)
     commands.add_parser("evaluate", help="score a model on math benchmarks", add_help=False)
     commands.add_parser("plot", help="draw runs and say what is wrong with them", add_help=False)
     commands.add_parser("inspect", help="show entropy and entropy change of every token on a page", add_help=False)

@@ -1,4 +1,4 @@
-"""`opefo train --dry_run`: everything but the training, in one process, whatever the number of GPUs planned."""
+"""`opefo train --dry_run`: checks a run without training, in one process for any planned number of GPUs."""
 
 import asyncio
 import inspect
@@ -31,24 +31,24 @@ from .parts import missing_parts
 from .preparation import chat_template_kwargs, load_tokenizer, prepare
 
 
-# Rows whose gold answers and prompt lengths are looked at: all of DAPO-Math-17k, in seconds
+# Rows whose gold answers and prompt lengths are checked: all of DAPO-Math-17k, in seconds
 ROWS_LOOKED_AT = 20_000
 WRONG_ANSWER = r"\boxed{-987654321}"
-# Rewards that must tell the gold answer, without any reasoning, from a wrong one
+# Rewards that must tell the bare gold answer from a wrong one
 MATH_REWARDS = ("math_reward", "accuracy_reward")
-# Where no GPU tells its size, vLLM's share is counted of this
+# Without a GPU, vLLM's share is computed for this memory size
 ASSUMED_GPU_BYTES = 80 * GIB
 
 
 @dataclass(frozen=True)
 class Plan(Sharding):
-    """What `accelerate launch` was to start."""
+    """What `accelerate launch` would start."""
 
     num_machines: int = 1
 
 
 def read_plan(launch_args: list[str]) -> Plan:
-    """The processes and the DeepSpeed stage that options of `accelerate launch` and their file ask for."""
+    """Number of processes and DeepSpeed stage from the options of `accelerate launch` and its config file."""
     options = vars(launch_command_parser().parse_args([*launch_args, "script"]))
     file = options["config_file"] or (default_config_file if os.path.isfile(default_config_file) else None)
     config = vars(load_config_from_file(file)) if file is not None else {}
@@ -72,7 +72,7 @@ def main(args: list[str], launch_args: list[str]) -> int:
     Print what a training would do.
 
     Returns:
-        `int`: exit code, 0 if all is well, else 2 with one line on stderr for each thing to mend.
+        `int`: exit code, 0 if all is well, else 2 with one line on stderr for each problem.
     """
     quiet()
     try:
@@ -81,12 +81,12 @@ def main(args: list[str], launch_args: list[str]) -> int:
         fail(error)
     for problem in problems:
         say(f"{PROG}: error: {' '.join(problem.split())}", file=sys.stderr)
-    say("Nothing to mend." if not problems else f"To mend: {len(problems)}.")
+    say("No problems found." if not problems else f"Problems found: {len(problems)}.")
     return 2 if problems else 0
 
 
 def planned_config(num_processes: int) -> type[OPEFOConfig]:
-    """[`OPEFOConfig`] as it is in one of `num_processes` processes, none of which has to be there."""
+    """[`OPEFOConfig`] as one of `num_processes` processes would have it, without starting them."""
 
     class PlannedConfig(OPEFOConfig):
         world_size = property(lambda self: num_processes)  # type: ignore[assignment]
@@ -98,7 +98,7 @@ def _report(args: list[str], plan: Plan) -> list[str]:
     has_gpu = torch.cuda.is_available()
     parsed = parse(args, planned_config(plan.num_processes))
     script_args, training_args, model_args, _ = parsed
-    say("Settings that are not the defaults:\n" + _indent(_differences(parsed)))
+    say("Settings that differ from the defaults:\n" + _indent(_differences(parsed)))
     say(_batch(training_args, plan))
     trainer_args = prepare(*parsed)
     tokenizer = load_tokenizer(model_args, training_args)
@@ -118,14 +118,14 @@ def _report(args: list[str], plan: Plan) -> list[str]:
         return [*problems, *missing, *_check_machine(training_args, plan)]
     for sentence in missing:  # the training may be meant for another machine
         say(f"Not on this machine: {sentence}")
-    say("GPUs: none here, so that bf16, vLLM and the number of GPUs were not checked.")
+    say("GPUs: none on this machine, so bf16, vLLM and the number of GPUs were not checked.")
     return problems
 
 
 def _differences(parsed: tuple) -> str:
     changed: dict[str, Any] = {}
     for config in parsed:
-        # A default that depends on other fields is what an untouched config of this class holds
+        # Some defaults depend on other fields, so compare with an untouched config of the same class
         settings = {"output_dir": "", "use_cpu": config.use_cpu} if isinstance(config, OPEFOConfig) else {}
         untouched = type(config)(**settings)
         for setting in fields(config):
@@ -194,11 +194,11 @@ def _check_lengths(lengths: list[int], args: OPEFOConfig, model_config: Any) -> 
         f"Prompts: {lengths[len(lengths) // 2]} tokens at the median, {lengths[-1]} at most (of {len(lengths)} rows); "
         f"completions: {completion} at most"
     )
-    limits = {"the model's positions": getattr(model_config.get_text_config(), "max_position_embeddings", None)}
+    limits = {"`max_position_embeddings`": getattr(model_config.get_text_config(), "max_position_embeddings", None)}
     if args.use_vllm and args.vllm_mode == "colocate":
         limits["`vllm_max_model_length`"] = args.vllm_max_model_length
     return [
-        f"A prompt of {lengths[-1]} tokens and a completion of {completion} exceed {name}, {limit}: set "
+        f"A prompt of {lengths[-1]} tokens and a completion of {completion} exceed {name} ({limit}): set "
         f"`dataset_max_prompt_length: {max(limit - completion, 0)}`, or lower `max_completion_length`."
         for name, limit in limits.items()
         if limit is not None and lengths[-1] + completion > limit
@@ -210,10 +210,13 @@ def _check_golds(rows: list[dict], script_args: OPEFOScriptArguments) -> list[st
         return []
     golds = [row["solution"] for row in rows]
     unreadable = sum(gold is None or len(gold) > MAX_ANSWER_LENGTH for gold in golds)
-    say(f"Gold answers: {unreadable} of {len(golds)} rows have none that can be read; such rows train nothing")
+    if unreadable:
+        say(f"{len(golds) - unreadable} of {len(golds)} gold answers can be read. The other rows give no reward.")
+    else:
+        say(f"All {len(golds)} gold answers can be read.")
     if "math_reward" in (script_args.reward_funcs or []):
         answers = [answer for gold in golds if gold is not None and (answer := gold_answer(gold)) is not None]
-        say(f"Gold answers: {describe_text_golds(answers)}")
+        say(describe_text_golds(answers))
     if unreadable < len(golds) / 2:
         return []
     return [
@@ -229,12 +232,12 @@ def _check_rewards(rewards: list[Any], rows: list[dict], tokenizer: Any) -> list
     problems = []
     for reward in rewards:
         if isinstance(reward, str):
-            say(f"Reward: {reward} is a model, not tried")
+            say(f"Reward: {reward} is a model and was not tested")
             continue
         name = get_callable_name(reward)
         try:
             values = _call(reward, row, list(answers.values()), tokenizer)
-        except Exception as error:  # whatever the user's function raises, TRL would meet it after the first rollout
+        except Exception as error:  # any exception of the user's function: TRL would get it after the first rollout
             problems.append(f"Reward function `{name}` raises {type(error).__name__} on row {row}: {error}")
             continue
         if len(values) != len(answers) or not all(isinstance(value, Real | None) for value in values):
@@ -319,7 +322,7 @@ def _check_memory(
     peak = parts.pop("peak")
     listed = ", ".join(f"{name} {size / GIB:.1f}" for name, size in parts.items())
     if is_colocated and not torch.cuda.is_available():
-        listed += f"; vLLM's share is that of a GPU of {ASSUMED_GPU_BYTES / GIB:.0f} GiB"
+        listed += f"; vLLM's share assumes a GPU of {ASSUMED_GPU_BYTES / GIB:.0f} GiB"
     say(
         f"Memory: {peak / GIB:.0f} GiB per GPU at the peak, estimated ({listed}); "
         f"{num_params / 1e9:.2f} B parameters, {num_trainable / 1e9:.3f} B trained"
@@ -338,8 +341,8 @@ def _check_machine(args: OPEFOConfig, plan: Plan) -> list[str]:
     if needed <= torch.cuda.device_count() or args.use_cpu:
         return []
     return [
-        f"{needed} processes need as many GPUs, but this machine has {torch.cuda.device_count()}: set "
-        "`num_processes`, and keep the batch with `gradient_accumulation_steps`."
+        f"{needed} processes need {needed} GPUs, but this machine has {torch.cuda.device_count()}: lower "
+        "`num_processes`, and raise `gradient_accumulation_steps` to keep the batch."
     ]
 
 

@@ -1,4 +1,4 @@
-"""`opefo evaluate`: a model on math benchmarks, with the template and the verifier of the training."""
+"""`opefo evaluate`: scores a model on math benchmarks, with the prompt template and the verifier of training."""
 
 import argparse
 import json
@@ -23,8 +23,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=PROG,
         usage=f"{PROG} --model MODEL --output DIR [options]\n       {PROG} --compare DIR DIR",
-        description="Draw k answers to each problem of math benchmarks and score them. Given again, the same command "
-        "goes on where it was interrupted.",
+        description="Draw k answers to each problem of math benchmarks and score them. Running the same command "
+        "again continues an interrupted evaluation.",
     )
     parser.add_argument("--model", help="folder or hub name of a model, or of a LoRA adapter")
     parser.add_argument(
@@ -32,10 +32,10 @@ def make_parser() -> argparse.ArgumentParser:
         nargs="+",
         default=list(BENCHMARKS),
         metavar="NAME[=FILE]",
-        help=f"of {', '.join(BENCHMARKS)} (default: all), from the hub or from a local file; any name with a file",
+        help=f"{', '.join(BENCHMARKS)} (default: all), from the hub or from a local file; with a file, any name",
     )
     parser.add_argument(
-        "--k", nargs="+", type=int, default=[1], help="samples per problem: one number, or one for each"
+        "--k", nargs="+", type=int, default=[1], help="samples per problem: one number, or one per benchmark"
     )
     parser.add_argument("--output", type=Path, help="folder for completions and results")
     parser.add_argument("--temperature", type=float, default=1.0, help="0 is greedy (default: 1.0)")
@@ -48,7 +48,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--batch_size", type=int, help="completions at once (default: 64, with vLLM 1024)")
     parser.add_argument("--dtype", default="auto", help="of the weights (default: auto)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--num_processes", type=int, default=1, help="GPUs, each with a model of its own (default: 1)")
+    parser.add_argument("--num_processes", type=int, default=1, help="GPUs, each with its own model (default: 1)")
     parser.add_argument("--math_reward_tolerance", type=float, default=0.0, help="as in training (default: 0)")
     parser.add_argument("--math_reward_units", default="optional", help="as in training: optional or required")
     parser.add_argument("--math_reward_several_golds", default="all", help="as in training: all or any")
@@ -58,14 +58,14 @@ def make_parser() -> argparse.ArgumentParser:
 
 def check(args: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
     """
-    Complete the arguments, and keep them beside the completions.
+    Check and complete the arguments, and save them beside the completions.
 
     Returns:
         `dict[str, list[dict[str, Any]]]`: the problems of each benchmark.
 
     Raises:
-        `ValueError`: if something is missing, does not fit, or differs from what the folder's completions were drawn
-            with.
+        `ValueError`: if something is missing, does not fit, or differs from the settings of the completions in the
+            folder.
     """
     from ..evaluation.sampling import load_tokenizer, pick_backend
 
@@ -75,7 +75,7 @@ def check(args: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
         args.k = args.k * len(args.benchmarks)
     if len(args.k) != len(args.benchmarks):
         raise ValueError(
-            f"`--k` holds {len(args.k)} numbers for {len(args.benchmarks)} benchmarks: give one, or one each."
+            f"`--k` holds {len(args.k)} numbers for {len(args.benchmarks)} benchmarks: give one, or one per benchmark."
         )
     names = [spec.partition("=")[0] for spec in args.benchmarks]
     if len(set(names)) < len(names):
@@ -90,10 +90,10 @@ def check(args: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
     args.batch_size = args.batch_size or (1024 if args.backend == "vllm" else 64)
     if args.batch_size < 1:
         raise ValueError("`--batch_size` must be at least 1.")
-    # Completions belong to the problems as they were, not to the name of a file
+    # Completions belong to the content of a benchmark, not to its file name
     benchmarks = dict(map(load_benchmark, args.benchmarks))
     args.problems = {name: crc32(json.dumps(problems).encode()) for name, problems in benchmarks.items()}
-    load_tokenizer(args.model)  # raises now what would end every process later
+    load_tokenizer(args.model)  # fails now instead of later in every process
     args.output.mkdir(parents=True, exist_ok=True)
     kept = args.output / "settings.json"
     settings = json.loads(json.dumps(settings_of(args)))
@@ -105,8 +105,8 @@ def check(args: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
         changed = [name for name in settings if settings[name] != before.get(name)]
         if changed:
             raise ValueError(
-                f"{args.output} holds completions that were drawn otherwise ({', '.join(changed)}): use another "
-                "folder for `--output`, or the settings of before."
+                f"{args.output} holds completions that were drawn with other settings ({', '.join(changed)}): use "
+                "another folder for `--output`, or the previous settings."
             )
     kept.write_text(json.dumps(settings, indent=1))
     return benchmarks
@@ -122,7 +122,7 @@ def launch(args: argparse.Namespace) -> None:
         launch_command(launch_command_parser().parse_args([*words, str(args.output)]))
     except ChildFailedError as error:
         raise ValueError(
-            f"Process {error.get_first_failure()[0]} failed, see above; the same command goes on where it stopped."
+            f"Process {error.get_first_failure()[0]} failed (see above). Run the same command again to continue."
         ) from error
 
 
@@ -144,7 +144,7 @@ def main(argv: list[str]) -> int:
         print(f"{PROG}: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"\n{PROG}: interrupted; the same command goes on where it stopped.", file=sys.stderr)
+        print(f"\n{PROG}: interrupted. Run the same command again to continue.", file=sys.stderr)
         return 130
     print(f"\n{format_scores(results)}\n\nWritten to {args.output / 'results.json'} and completions.parquet.")
     return 0

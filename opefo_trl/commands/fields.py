@@ -1,4 +1,4 @@
-"""The fields of `opefo train`, read from the sources of their classes, since to import these takes seconds."""
+"""The fields of `opefo train`, read from the sources of their classes, since importing them takes seconds."""
 
 import ast
 import difflib
@@ -22,7 +22,7 @@ class Field:
         name (`str`):
             Without dashes.
         default (`str`):
-            Its source; empty if the field has none.
+            Source code of the default. Empty if the field has none.
         help (`str`):
             What it is for.
         section (`str`):
@@ -35,7 +35,7 @@ class Field:
     section: str
 
 
-# Module and class, as the command's parser puts them together; a class comes after those that it builds on
+# Modules and classes of the command's options. A class comes after its base classes
 CLASSES = (
     ("transformers.training_args", "TrainingArguments"),
     ("trl.trainer.base_config", "_BaseConfig"),
@@ -59,7 +59,7 @@ SECTIONS = {
     "logs": "Logging, checkpoints, evaluation, the hub",
     "system": "Precision, memory, hardware, everything else",
 }
-# Where a field belongs: by its name, else by the comment that heads it in its class, else by its class
+# The section of a field: by its name, else by the comment above its group, else by its class
 SECTION_OF_NAME = (
     ("reward_", "reward"),
     ("math_reward_", "reward"),
@@ -125,7 +125,7 @@ def read_fields() -> tuple[Field, ...]:
     All fields, each once.
 
     Raises:
-        `LookupError` or `OSError`: if a class is not where it was in the versions that this was written for.
+        `LookupError` or `OSError`: if a class is not where this code expects it (in other package versions).
     """
     found: dict[str, Field] = {}
     for module, name in CLASSES:
@@ -144,7 +144,7 @@ def read_fields() -> tuple[Field, ...]:
             if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
                 if "ClassVar" not in ast.unparse(statement.annotation) and not statement.target.id.startswith("_"):
                     field = _field(statement, _section(statement.target.id, heading, name))
-                    # A class that only changes a default leaves the field where it was
+                    # If a class only changes a default, the field stays in its section
                     earlier = found.get(field.name)
                     found[field.name] = replace(field, section=earlier.section) if earlier else field
     return tuple(found.values())
@@ -176,7 +176,7 @@ def _field(statement: ast.AnnAssign, section: str) -> Field:
 
 
 def _text(node: ast.AST) -> str:
-    """The text of a string, of several side by side, and of one with values in it."""
+    """The text of a string, of concatenated strings, or of an f-string."""
     if isinstance(node, ast.Constant):
         return str(node.value)
     if isinstance(node, ast.JoinedStr):
@@ -223,14 +223,14 @@ def suggest(name: str, known: Iterable[str]) -> str:
 
 def check_names(args: list[str]) -> None:
     """
-    Look at the names on the command line and in the YAML file that it names.
+    Check the option names on the command line and in its YAML file.
 
     Args:
         args (`list[str]`):
             Words of the command line.
 
     Raises:
-        `ValueError`: for the first that nothing knows, and if the file cannot be read.
+        `ValueError`: for the first unknown name, and if the file cannot be read.
     """
     options = [word for word in args if word.startswith("--")]
     pairs = zip(args, [*args[1:], ""], strict=False)  # no words, no pairs
@@ -240,7 +240,7 @@ def check_names(args: list[str]) -> None:
     try:
         fields = [field.name for field in read_fields()]
     except (LookupError, OSError, SyntaxError, ImportError):
-        return  # other versions; the parser itself looks again
+        return  # other package versions; the parser itself checks later
     known = {*fields, *(f"no_{name}" for name in fields), *launch_options(), "config", "help", "env"}
     for option in options:
         name = option.removeprefix("--").split("=")[0].replace("-", "_")
@@ -255,14 +255,14 @@ def check_names(args: list[str]) -> None:
 
 def format_help(prog: str, topic: str = "") -> str:
     """
-    Help on a part of the fields.
+    Help on some of the fields.
 
     Args:
         prog (`str`):
             Name of the command.
         topic (`str`, *optional*):
-            A key of [`SECTIONS`], `"all"`, or a part of the names to show. Empty: the method's fields, and the names
-            of all others.
+            A key of [`SECTIONS`], `"all"`, or a part of the names to show. If it is empty, the method's fields and the
+            names of all others are shown.
 
     Raises:
         `ValueError`: if nothing has the topic in its name.
@@ -274,7 +274,7 @@ def format_help(prog: str, topic: str = "") -> str:
         shown = [field for field in fields if topic.lower() in field.name]
         if not shown:
             raise ValueError(
-                f"No section is called `{topic}`, and no field has it in its name: take one of {', '.join(SECTIONS)}, "
+                f"No section is called `{topic}`, and no field has it in its name: use one of {', '.join(SECTIONS)}, "
                 "`all`, or a part of a name."
             )
         return "\n".join(line for field in shown for line in _describe(field))
@@ -284,13 +284,13 @@ def format_help(prog: str, topic: str = "") -> str:
         "",
         *textwrap.wrap(
             "Train with OPEFO, as `trl grpo` trains with GRPO. FIELD is any field below or any option of `accelerate "
-            "launch`; the command line overrides the file. `env:` in the file sets variables.",
+            "launch`; the command line overrides the file. `env:` in the file sets environment variables.",
             WIDTH,
         ),
         "",
         _describe_section("flow"),
         "",
-        f"All other fields by section; `{prog} --help data` describes a section, `{prog} --help entropy` all fields",
+        f"All other fields by section. `{prog} --help data` describes a section, `{prog} --help entropy` all fields",
         "with `entropy` in their name.",
     ]
     for key, title in SECTIONS.items():

@@ -1,4 +1,4 @@
-"""`opefo inspect`: where a model's entropy lives, and what an update would do to it, as one HTML page."""
+"""`opefo inspect`: writes an HTML page with the entropy of every token, and how an update would change it."""
 
 import argparse
 import sys
@@ -28,7 +28,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--prompts", type=int, default=4, help="prompts to draw for (default: %(default)s)")
     parser.add_argument(
-        "--compare", metavar="MODEL", help="second model, such as the base, to measure the same tokens"
+        "--compare", metavar="MODEL", help="second model, such as the base model, measured on the same tokens"
     )
     parser.add_argument(
         "--out", type=Path, default=Path("inspect.html"), metavar="FILE", help="page to write (default: %(default)s)"
@@ -37,7 +37,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def config_for(prompts: int, output_dir: str) -> type[OPEFOConfig]:
-    """[`OPEFOConfig`] with one micro-batch of all completions to so many prompts, which writes nothing."""
+    """[`OPEFOConfig`] with all completions of `prompts` prompts in one micro-batch. It saves and reports nothing."""
 
     class InspectionConfig(OPEFOConfig):
         def __post_init__(self):
@@ -86,7 +86,9 @@ def inspect_model(train_args: list[str], prompts: int, compare: str | None, out:
         other = None if compare is None else load(compare)
         first, second = (cast(Any, each.processing_class) for each in (trainer, other or trainer))
         if first.get_vocab() != second.get_vocab():
-            raise ValueError(f"{compare} has another tokenizer than {trainer_args['model']}: their tokens differ.")
+            raise ValueError(
+                f"{compare} has another tokenizer than {trainer_args['model']}: compare models with one tokenizer."
+            )
         inspection = inspect(trainer, other)
     try:
         names = [None if name is None else Path(name).name or name for name in (trainer_args["model"], compare)]

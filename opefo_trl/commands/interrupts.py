@@ -1,4 +1,4 @@
-"""Ctrl-C: the run ends in one line, with `save_on_interrupt` after one more checkpoint."""
+"""Ctrl-C: the run ends with one line of output. With `save_on_interrupt`, it saves a checkpoint first."""
 
 import signal
 from typing import Any
@@ -8,7 +8,7 @@ from torch import distributed
 from transformers import TrainerCallback
 
 
-EXIT_CODE = 130  # a shell's for an interrupted command
+EXIT_CODE = 130  # the shell's exit code of an interrupted command
 
 
 class SaveOnInterrupt(TrainerCallback):

@@ -1,4 +1,4 @@
-"""One training at a time in a folder."""
+"""Allows one training at a time in a folder."""
 
 import fcntl
 import os

@@ -12,17 +12,17 @@ FIXED_BYTES = int(2.0 * GIB)
 @dataclass(frozen=True)
 class Sharding:
     """
-    How the model's states are spread.
+    How the model's states are sharded.
 
     Args:
         num_processes (`int`):
             GPUs that train.
         zero_stage (`int`):
-            Of DeepSpeed; 0 for a model that is not sharded, 3 for FSDP too.
+            ZeRO stage of DeepSpeed; 0 for a model that is not sharded, 3 also for FSDP.
         offload_optimizer (`bool`):
             Whether gradients, master weights and Adam's moments live in CPU memory.
         offload_params (`bool`):
-            Whether the weights do, too (stage 3).
+            Whether the weights live in CPU memory, too (stage 3).
     """
 
     num_processes: int
@@ -48,11 +48,12 @@ def estimate_memory(
     """
     Estimate the peak memory of one GPU, part by part, in bytes.
 
-    Model states are those of mixed-precision Adam. Under DeepSpeed, as DeepSpeed's own estimators count them: 2 bytes
-    a parameter for the 16-bit weights, 18 a trainable parameter for 16- and 32-bit gradients, 32-bit master weights
-    and two moments (in stage 3 the weights are among the 18). Without DeepSpeed, weights, gradients and two moments
-    in the weights' own precision (LoRA's adapters: 32-bit). Activations are counted for attention that does not
-    materialize its scores; with gradient checkpointing, one layer's beside every layer's input.
+    Model states are those of mixed-precision Adam. Under DeepSpeed, they are counted as in DeepSpeed's own estimators:
+    2 bytes per parameter for the 16-bit weights, and 18 bytes per trainable parameter for 16- and 32-bit gradients,
+    32-bit master weights and two moments (in stage 3, the 18 bytes include the weights). Without DeepSpeed, weights,
+    gradients and two moments have the weights' own precision (LoRA's adapters: 32-bit). Activations assume attention
+    that does not materialize its scores. With gradient checkpointing, they are those of one layer, beside the inputs
+    of all layers.
 
     Args:
         config ([`~transformers.PretrainedConfig`]):
@@ -60,9 +61,9 @@ def estimate_memory(
         num_params (`int`):
             Parameters of the model, adapters included.
         num_trainable (`int`):
-            Those that are trained.
+            Parameters that are trained.
         sharding ([`Sharding`]):
-            How the states are spread.
+            How the states are sharded.
         weight_bytes (`float`):
             Bytes per weight outside DeepSpeed: 4, 2, 1 or, for 4-bit quantization, 0.5.
         batch_size (`int`):
@@ -76,12 +77,12 @@ def estimate_memory(
         has_reference (`bool`, *optional*, defaults to `False`):
             Whether a second model is kept for a KL penalty (LoRA needs none: it turns its adapters off).
         vllm_bytes (`float`, *optional*):
-            What a vLLM on the same GPU takes; `None` without one. A vLLM elsewhere takes 0.
+            Bytes that a vLLM on the same GPU takes. 0 for a vLLM elsewhere, `None` without vLLM.
         vllm_sleeps (`bool`, *optional*, defaults to `False`):
             Whether that vLLM gives its memory back while the model trains.
 
     Returns:
-        `dict[str, float]`: parts by name, and `"peak"`: training and generation do not coincide.
+        `dict[str, float]`: parts by name, and `"peak"`. Training and generation do not coincide, so it is not the sum.
     """
     spread = sharding.num_processes
     is_lora = num_trainable < num_params
@@ -100,7 +101,7 @@ def estimate_memory(
     else:
         weights = weight_bytes * (num_params - num_trainable if is_lora else num_params)
         weights += 4.0 * num_trainable if is_lora else 0
-        # Gradients and two moments; a second copy of the gradients is DDP's buckets
+        # Gradients and two moments; DDP's buckets are a second copy of the gradients
         states = (3 if spread == 1 else 4) * (4.0 if is_lora else weight_bytes) * num_trainable
         reference = weight_bytes * num_params
     if has_reference and not is_lora:
@@ -114,7 +115,7 @@ def estimate_memory(
     # 16-bit: norms and residuals, queries and the attention's output, keys and values, gate, up and their product
     layer = 2.0 * tokens * (4 * hidden + 2 * heads * head_dim + key_value + 3 * config.intermediate_size)
     inputs = 2.0 * tokens * hidden
-    # In the backward pass a layer's gradients stand beside its activations
+    # In the backward pass, a layer's gradients are held beside its activations
     activations = layers * inputs + 2 * layer if gradient_checkpointing else layers * layer
     # 32-bit gradients of the hidden states and, where it is trained, of the LM head's weight
     head = 4.0 * tokens * hidden + (0 if is_lora else 4.0 * config.vocab_size * hidden)

@@ -1,4 +1,4 @@
-"""What `opefo train` tells on the terminal, and how it ends when something is wrong."""
+"""What `opefo train` prints on the terminal, and how it exits on an error."""
 
 import os
 import sys
@@ -20,11 +20,11 @@ def say(message: str, file: TextIO | None = None) -> None:
 
 
 def quiet() -> None:
-    """Silence what a user of the command cannot act on: how other libraries call each other, and on which device."""
+    """Silence warnings that a user cannot act on, about calls between libraries and about their device."""
     libraries = r"(transformers|trl|peft|accelerate|datasets|torch|huggingface_hub)(\.|$)"
     warnings.filterwarnings("ignore", category=FutureWarning, module=libraries)
     if not torch.accelerator.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed would say that it found no other
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed warns that it found no accelerator
 
 
 def one_line(text: Exception | str) -> str:
@@ -32,7 +32,7 @@ def one_line(text: Exception | str) -> str:
 
 
 def describe_failure(error: Exception, step: int) -> str | None:
-    """The sentence for an exception that ended the training; `None` for a fault of the program, to be shown whole."""
+    """Message for an exception that ended the training. `None` for a bug, whose traceback is shown."""
     if isinstance(error, RunStopped):
         return one_line(error)
     if (sentence := describe_failed_reward(error, step)) is not None:
@@ -42,6 +42,6 @@ def describe_failure(error: Exception, step: int) -> str | None:
 
 
 def fail(error: Exception) -> NoReturn:
-    """Say on stderr, in one line, what is wrong and exit with 2."""
+    """Print the error on stderr in one line, and exit with code 2."""
     say(f"{PROG}: error: {one_line(error)}", file=sys.stderr)
     sys.exit(2)

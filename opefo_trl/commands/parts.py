@@ -1,4 +1,4 @@
-"""Optional packages and hardware that settings ask for, looked for before a model is loaded."""
+"""Finds out before a model is loaded whether the packages and hardware that settings need are there."""
 
 from importlib.util import find_spec
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 
-# Packages of trackers that are called otherwise
+# Packages of trackers that have another name
 TRACKER_PACKAGES = {"azure_ml": "azureml.core", "flyte": "flytekit"}
 INSTALLS = {"azureml.core": "azureml-sdk"}
 NO_TRACKERS = ("none", "all")
@@ -14,7 +14,7 @@ NO_TRACKERS = ("none", "all")
 
 def missing_parts(training_args: Any, model_args: Any, wants_cpu: bool) -> list[str]:
     """
-    A sentence for each package or device that is needed and not there.
+    A sentence for each package or device that is needed but missing.
 
     Args:
         training_args ([`OPEFOConfig`]):

@@ -1,4 +1,4 @@
-"""`opefo plot`: the curves of one or many runs side by side, and in words what is wrong with them."""
+"""`opefo plot`: draws the curves of one or more runs, and says what is wrong with them."""
 
 import argparse
 from collections.abc import Sequence
@@ -26,14 +26,14 @@ def make_parser() -> argparse.ArgumentParser:
         type=Path,
         nargs="+",
         metavar="RUN",
-        help=f"the `output_dir` of a run, one of its checkpoints, or a {TRAINER_STATE}; of a folder the newest state",
+        help=f"the `output_dir` of a run, one of its checkpoints, or a {TRAINER_STATE} (in a folder, the newest)",
     )
     parser.add_argument(
         "--out",
         type=Path,
         default=Path("entropy_flow.png"),
         metavar="FILE",
-        help="picture to write, .png or .svg (default: %(default)s); a file that is there is replaced",
+        help="picture to write, .png or .svg (default: %(default)s); an existing file is replaced",
     )
     return parser
 
@@ -44,7 +44,7 @@ def plot(paths: Sequence[Path], out: Path) -> list[str]:
 
     Args:
         paths (`Sequence[Path]`):
-            Runs as [`read_run`] takes them. One that is named twice counts once.
+            Runs as [`read_run`] takes them. A run that is given twice counts once.
         out (`Path`):
             File to write.
 

@@ -1,4 +1,4 @@
-"""Data, rewards and settings of `opefo train` as the arguments of its trainer, checked before a model is loaded."""
+"""Turns the settings of `opefo train` into arguments of its trainer, and checks them before a model is loaded."""
 
 import tempfile
 from pathlib import Path
@@ -16,10 +16,10 @@ from .arguments import OPEFOScriptArguments
 
 def check_output_dir(output_dir: str) -> None:
     """
-    Write a byte there, or where the folder will be made, and leave nothing behind.
+    Check that the folder, or the existing one that it will be created in, can be written to. Leaves nothing behind.
 
     Raises:
-        `ValueError`: if that fails.
+        `ValueError`: if it cannot be written to.
     """
     path = Path(output_dir).absolute()
     existing = next(folder for folder in (path, *path.parents) if folder.exists())
@@ -33,7 +33,7 @@ def check_output_dir(output_dir: str) -> None:
 def load_tokenizer(model_args: ModelConfig, training_args: OPEFOConfig) -> Any:
     """
     Raises:
-        `ValueError`: if the model comes with none.
+        `ValueError`: if the model's tokenizer cannot be loaded.
     """
     try:
         return AutoTokenizer.from_pretrained(
@@ -59,13 +59,13 @@ def prepare(
     dataset_args: DatasetMixtureConfig,
 ) -> dict[str, Any]:
     """
-    Load data and rewards and check them, before any model is loaded.
+    Load and check data and rewards, before any model is loaded.
 
     Returns:
         `dict[str, Any]`: arguments of [`OPEFOTrainer`].
 
     Raises:
-        `ValueError`: if something is missing or does not fit, naming the field to change.
+        `ValueError`: if something is missing or does not fit. The message names the field to change.
     """
     from trl import get_dataset
 
@@ -117,7 +117,7 @@ def prepare(
     for reward in rewards:
         check_reward(reward, first)
     tokenizer = load_tokenizer(model_args, training_args)
-    if isinstance(first["prompt"], str):  # a chat template has its own
+    if isinstance(first["prompt"], str):  # a chat template adds its own BOS token
         check_bos(first["prompt"], tokenizer)
     if script_args.reward_model_name_or_path:
         rewards.insert(0, script_args.reward_model_name_or_path)

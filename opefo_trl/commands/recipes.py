@@ -14,7 +14,7 @@ WIDTH = 110
 
 
 def recipes_folder() -> Path:
-    """Where the recipes lie: in an installed package beside its modules, in a checkout beside the package."""
+    """The folder of the recipes: inside an installed package, or beside the package in a checkout."""
     installed, checkout = (Path(__file__).parents[level] / "recipes" for level in (1, 2))
     return installed if installed.is_dir() else checkout
 

@@ -1,6 +1,6 @@
 """What `opefo train` runs in each process: parser, data, rewards and trainer put together.
 
-By hand: `accelerate launch -m opefo_trl.commands.train --config FILE.yaml`.
+To start it by hand: `accelerate launch -m opefo_trl.commands.train --config FILE.yaml`.
 """
 
 import os
@@ -40,7 +40,7 @@ def identity_of(
     dataset_args: DatasetMixtureConfig,
     train_dataset: Any,
 ) -> dict[str, Any]:
-    """The settings of a command that make the result of its run, as JSON."""
+    """The settings of a command that determine the result of its run, as JSON."""
     settings = settings_of([dataset_args, model_args, training_args, script_args])
     settings["model_name_or_path"] = model_fingerprint(cast(str, model_args.model_name_or_path))
     settings["completions_per_step"] = completions_per_step(training_args)
@@ -56,13 +56,13 @@ def check(
     wants_cpu: bool,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """
-    All that can be looked at before a model is loaded and a folder is made.
+    All checks that are possible before a model is loaded and a folder is created.
 
     Returns:
         `tuple[dict[str, Any], dict[str, Any]]`: arguments of [`OPEFOTrainer`], and the settings of the run.
 
     Raises:
-        `ValueError`: if something is missing or does not fit, naming the field to change.
+        `ValueError`: if something is missing or does not fit. The message names the field to change.
     """
     trainer_args = prepare(script_args, training_args, model_args, dataset_args)
     if missing := missing_parts(training_args, model_args, wants_cpu):
@@ -91,9 +91,7 @@ def main(args: list[str] | None = None) -> None:
         args = sys.argv[1:] if args is None else args
         script_args, training_args, model_args, dataset_args = parse(args)
         if script_args.dry_run:
-            raise ValueError(
-                "`--dry_run` starts no process: use `opefo train --dry_run` instead of `accelerate launch`."
-            )
+            raise ValueError("`--dry_run` does not work with `accelerate launch`: use `opefo train --dry_run`.")
         trainer_args, identity = check(script_args, training_args, model_args, dataset_args, wants_cpu(args))
         Path(str(training_args.output_dir)).mkdir(parents=True, exist_ok=True)
     except (ValueError, TypeError, OSError) as error:
@@ -132,10 +130,10 @@ def find_start(training_args: OPEFOConfig, identity: dict[str, Any]) -> tuple[st
     checkpoint, sentences = resume_point(training_args)
     if checkpoint is None:
         folder = set_aside(output_dir) if training_args.should_save else None
-        return None, [*sentences, *([f"The checkpoints of the run before are now in {folder}."] if folder else [])]
-    check_identity(checkpoint, identity)  # once more: another process may have held the folder until now
+        return None, [*sentences, *([f"The checkpoints of the previous run are now in {folder}."] if folder else [])]
+    check_identity(checkpoint, identity)  # again, since another process may have held the folder until now
     if training_args.flow_entropy_target_ratio is not None:
-        read_state(checkpoint, "entropy_target")  # raises now what would end the training later
+        read_state(checkpoint, "entropy_target")  # fails now instead of later in the training
     if is_finished(checkpoint, training_args):
         if not is_saved(checkpoint, output_dir) and training_args.should_save:
             copy_model(checkpoint, output_dir)
@@ -163,16 +161,14 @@ def make_trainer(trainer_args: dict[str, Any], identity: dict[str, Any]) -> Any:
 
 
 def describe_golds(script_args: OPEFOScriptArguments, train_dataset: Any) -> list[str]:
-    """A sentence if rows have no gold answer."""
+    """A warning if rows have no gold answer."""
     column = script_args.dataset_solution_column
     if column is None or script_args.dataset_streaming:
         return []
     missing = train_dataset["solution"][:].count(None)
     if not missing:
         return []
-    return [
-        f"{missing} of {len(train_dataset)} rows have no gold answer in column {column!r}: no reward is given there."
-    ]
+    return [f"{missing} of {len(train_dataset)} rows have no gold answer in column {column!r}. They give no reward."]
 
 
 def hub_name(dataset_name: str | None) -> str | None:
@@ -181,7 +177,7 @@ def hub_name(dataset_name: str | None) -> str | None:
 
 
 def run(trainer: Any, checkpoint: str | None, script_args: OPEFOScriptArguments) -> None:
-    """Train, save and push; end the process with a sentence if something goes wrong."""
+    """Train, save and push. On an error, print one line and end the process."""
     args = trainer.args
     # The launcher ignores Ctrl-C, and its child processes inherit that
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -193,7 +189,7 @@ def run(trainer: Any, checkpoint: str | None, script_args: OPEFOScriptArguments)
         if interrupts.is_interrupted:
             raise KeyboardInterrupt
         trainer.save_final_model()
-        # PEFT has written a blank card
+        # Replaces the blank card that PEFT has written
         name = Path(str(args.output_dir)).name
         trainer.create_model_card(model_name=name, dataset_name=hub_name(script_args.dataset_name))
     except KeyboardInterrupt:
@@ -203,15 +199,15 @@ def run(trainer: Any, checkpoint: str | None, script_args: OPEFOScriptArguments)
         advice = (
             f"To continue from {last}, run the same command{options}."
             if last
-            else "No checkpoint was saved, so that the same command starts from the beginning."
+            else "No checkpoint was saved, so the same command starts from the beginning."
         )
         say(f"\n{PROG}: interrupted at step {trainer.state.global_step}. {advice}", file=sys.stderr)
         sys.stderr.flush()
-        os._exit(EXIT_CODE)  # the threads of reward functions would be waited for
+        os._exit(EXIT_CODE)  # a normal exit would wait for the threads of reward functions
     except Exception as error:
         if (reason := describe_failure(error, trainer.state.global_step)) is None:
             raise
-        # From whichever process it happened in
+        # Printed by the process that failed, whichever it is
         print(f"{PROG}: error: {reason}", file=sys.stderr)
         sys.exit(2)
     say(f"Model saved to {args.output_dir}.")

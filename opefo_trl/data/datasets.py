@@ -1,4 +1,4 @@
-"""Datasets from disk or from the hub: which split, which rows."""
+"""Loads datasets from disk or from the hub, and selects their split and rows."""
 
 from pathlib import Path
 from typing import Any
@@ -7,7 +7,7 @@ from datasets import DatasetDict, IterableDatasetDict, load_dataset, load_from_d
 
 
 LOADERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
-# In a table, `NA` and `None` are answers like others
+# In a CSV file, `NA` and `None` are ordinary answers
 OPTIONS = {"csv": {"keep_default_na": False}}
 
 
@@ -33,7 +33,7 @@ def load_splits(name: str, config: str | None = None, streaming: bool = False) -
     try:
         if path.is_file():
             if path.suffix not in LOADERS:
-                raise ValueError(f"its ending is none of {', '.join(LOADERS)}")
+                raise ValueError(f"its extension is none of {', '.join(LOADERS)}")
             if path.stat().st_size == 0:
                 raise ValueError("it is empty")
             loader = LOADERS[path.suffix]
@@ -45,7 +45,7 @@ def load_splits(name: str, config: str | None = None, streaming: bool = False) -
         if (path / "dataset_info.json").is_file():
             return DatasetDict({"train": load_from_disk(name)})
         return load_dataset(name, name=config, streaming=streaming)
-    except Exception as error:  # `datasets` raises many kinds, for a bad row as for a missing folder
+    except Exception as error:  # `datasets` raises many kinds, for bad rows as well as for missing folders
         reason = " ".join(str(error.__cause__ or error).split())
         if "corresponds to no data" in reason:
             reason = "it holds no rows"
@@ -53,7 +53,7 @@ def load_splits(name: str, config: str | None = None, streaming: bool = False) -
 
 
 def _check_encoding(path: Path) -> None:
-    """Raise a `ValueError` where a file is not UTF-8: `datasets` would fail at the row, in the middle of a run."""
+    """Raise a `ValueError` if a file is not UTF-8: `datasets` would fail only at that row, in the middle of a run."""
     with path.open(encoding="utf-8") as file:
         try:
             while file.read(1 << 20):

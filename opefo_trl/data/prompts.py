@@ -1,4 +1,4 @@
-"""From a row of a dataset to the `prompt` and the `solution` that TRL and its rewards expect."""
+"""Turns rows of a dataset into the `prompt` and the `solution` that TRL and its rewards expect."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from ..grading.answers import boxed
 
 
 BOXED_INSTRUCTION = r"Please reason step by step, and put your final answer within \boxed{}."
-# A base model is destroyed first by a template that it has never seen, so the known ones have names
+# A template that a base model has never seen can ruin training from the first step, so known ones have names
 TEMPLATES: dict[str, str | list[dict[str, str]]] = {
     # Qwen2.5-Math's own, as text: for base models, whatever chat template their tokenizer has
     "qwen_math": (
@@ -20,7 +20,7 @@ TEMPLATES: dict[str, str | list[dict[str, str]]] = {
     ],
 }
 
-# What DAPO-Math's authors put around each problem. A template asks for the answer in its own way, so this goes first
+# Text that DAPO-Math's authors put around each problem. It is removed first, since a template has its own instruction
 DAPO_BEFORE = (
     "Solve the following math problem step by step. The last line of your response should be of the form Answer: "
     "$Answer (without quotes) where $Answer is the answer to the problem.\n\n"
@@ -38,7 +38,7 @@ def to_prompts(
     conversational: bool = False,
 ) -> Any:
     r"""
-    Give each row a `prompt` (and a `solution`) as TRL and its rewards expect them; other columns stay.
+    Give each row a `prompt` (and a `solution`) as TRL and its rewards expect them. Other columns stay.
 
     Args:
         dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`]):
@@ -48,13 +48,13 @@ def to_prompts(
         prompt_column (`str`, *optional*, defaults to `"prompt"`):
             Column with a problem text or with chat messages. `a.b` is field `b` of column `a`.
         solution_column (`str`, *optional*):
-            Column with the gold answer in any spelling that [`~answers.gold_answer`] reads, offered to reward
-            functions as `solution`, in a `\boxed{}`. `a.b` is field `b` of column `a`.
+            Column with the gold answer, in any format that [`~answers.gold_answer`] reads. Reward functions get it as
+            `solution`, in a `\boxed{}`. `a.b` is field `b` of column `a`.
         prompt_template (`str`, *optional*):
-            One of `TEMPLATES`, or a text with `{prompt}` where the problem goes: the text of the row, or of its only
-            user message, without what DAPO-Math puts around it.
+            One of `TEMPLATES`, or a text with `{prompt}` where the problem goes. The problem is the text of the row,
+            or of its only user message, without the text that DAPO-Math puts around it.
         system_prompt (`str`, *optional*):
-            System message to put first; makes a text prompt conversational.
+            System message to put first. Makes a text prompt conversational.
         conversational (`bool`, *optional*, defaults to `False`):
             Whether to turn a text prompt into a user message, so that the model's chat template is applied.
 
@@ -76,13 +76,13 @@ def to_prompts(
     template = TEMPLATES.get(prompt_template, prompt_template) if prompt_template is not None else None
     if isinstance(template, str) and "{prompt}" not in template:
         raise ValueError(
-            f"`prompt_template` must be one of {', '.join(TEMPLATES)}, or contain {{prompt}}, the place where the "
-            f"problem goes; it is {prompt_template!r}."
+            f"`prompt_template` must be one of {', '.join(TEMPLATES)}, or a text with {{prompt}} where the problem "
+            f"goes, but it is {prompt_template!r}."
         )
     if isinstance(template, list) and (system_prompt is not None or conversational):
         raise ValueError(
-            f"`prompt_template: {prompt_template}` makes messages by itself: remove `system_prompt` and "
-            "`conversational`, or use a template of text."
+            f"`prompt_template: {prompt_template}` already makes chat messages: remove `system_prompt` and "
+            "`conversational`, or use a text template."
         )
     if prompt_column == "prompt" and not (solution_column or template or system_prompt or conversational):
         return dataset
@@ -100,7 +100,7 @@ def to_prompts(
             converted["solution"] = boxed(_value(row, solution_column))
         return converted
 
-    # Dropped first, since a column cannot change from text to messages or from a number to text in place
+    # Drop old columns first: `map` cannot change a column in place from text to messages or from number to text
     made = ["prompt", "solution"] if solution_column is not None else ["prompt"]
     return dataset.map(convert, remove_columns=[column for column in made if column in first])
 
@@ -115,7 +115,7 @@ def drop_long_prompts(dataset: Any, tokenizer: Any, max_length: int, name: str, 
     kept = dataset.filter(lambda row: prompt_length(row["prompt"], tokenizer, **chat_template_kwargs) <= max_length)
     if next(iter(kept), None) is None:
         raise ValueError(
-            f"`dataset_max_prompt_length: {max_length}` leaves no row of dataset {name}: raise it, or look at the "
+            f"`dataset_max_prompt_length: {max_length}` leaves no row of dataset {name}: raise it, or check the "
             "prompt template."
         )
     return kept
@@ -124,18 +124,18 @@ def drop_long_prompts(dataset: Any, tokenizer: Any, max_length: int, name: str, 
 def check_bos(prompt: str | list[dict[str, Any]], tokenizer: Any, **chat_template_kwargs: Any) -> None:
     """
     Raises:
-        `ValueError`: if a prompt begins with two tokens for the beginning of a text, its own and the tokenizer's.
+        `ValueError`: if a prompt begins with two BOS tokens, its own and the one that the tokenizer adds.
     """
     bos = tokenizer.bos_token_id
     if bos is not None and prompt_ids(prompt, tokenizer, **chat_template_kwargs)[:2] == [bos, bos]:
         raise ValueError(
-            f"The prompts begin with two {tokenizer.bos_token}, since the tokenizer adds one to the one in the text: "
-            "remove it from `prompt_template` or from the dataset's prompts."
+            f"The prompts begin with two {tokenizer.bos_token} tokens: the text has one, and the tokenizer adds "
+            "another. Remove it from `prompt_template` or from the dataset's prompts."
         )
 
 
 def prompt_length(prompt: str | list[dict[str, Any]], tokenizer: Any, **chat_template_kwargs: Any) -> int:
-    """Tokens of a prompt as the model sees it."""
+    """Number of tokens of a prompt as the model sees it."""
     return len(prompt_ids(prompt, tokenizer, **chat_template_kwargs))
 
 
@@ -148,7 +148,7 @@ def prompt_ids(prompt: str | list[dict[str, Any]], tokenizer: Any, **chat_templa
 
 
 def render(prompt: str | list[dict[str, Any]], tokenizer: Any, **chat_template_kwargs: Any) -> str:
-    """The text that the model sees: messages through the chat template, text as it is."""
+    """The text that the model sees: messages in the chat template, text unchanged."""
     if isinstance(prompt, str):
         return prompt
     return tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True, **chat_template_kwargs)

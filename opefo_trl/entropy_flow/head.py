@@ -18,9 +18,9 @@ from .projection import TokenFlow, project_flow
 
 _Estimate = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
-# From ln p and H alone; "exact" needs more of the policy
+# Estimates from ln p and H alone; "exact" needs sums over the vocabulary
 _ESTIMATES: dict[str, _Estimate | None] = {"exact": None, "sampled": sampled_sensitivity, "paper": paper_sensitivity}
-# Names of TRL's projection, and the same arguments of ours. Which outputs TRL asks for does not matter
+# Argument names of TRL's projection, and those of `project_flow`. Which outputs TRL asks for does not matter
 _ARGUMENTS = {
     "hidden": "hidden",
     "weight": "weight",
@@ -38,8 +38,8 @@ _signature = functools.cache(inspect.signature)
 
 class FlowHead:
     """
-    Records log-probabilities, entropies and entropy sensitivities on the passes it is told to, without ever making the
-    (tokens × vocabulary) logits. On every other pass the model's forward runs untouched.
+    Records log-probabilities, entropies and entropy sensitivities on selected forward passes, without ever creating
+    the (tokens × vocabulary) logits. On all other passes, the model's forward runs unchanged.
 
     Args:
         model ([`~transformers.PreTrainedModel`]):
@@ -77,8 +77,8 @@ class FlowHead:
 
         Args:
             rows (`int`):
-                Sequences to record. The bound keeps a later pass through the same model out (the reference pass of a
-                LoRA policy, with its adapter off).
+                Sequences to record. Later passes through the same model are not recorded, such as the reference pass
+                of a LoRA policy with its adapter off.
 
         Yields:
             `list[TokenFlow]`: filled chunk by chunk, in the order of the passes.
@@ -100,10 +100,10 @@ def as_columns(chunks: list[TokenFlow], num_tokens: int) -> dict[str, torch.Tens
 
 def _known_arguments(function: Any, args: tuple[Any, ...]) -> dict[str, Any]:
     """
-    The arguments of [`project_flow`] in a call of TRL's projection, found by TRL's names for them.
+    Translate the arguments of a call of TRL's projection into those of [`project_flow`], by name.
 
     Raises:
-        `TypeError`: if TRL passes something else that may change what it computes.
+        `TypeError`: if TRL passes another argument that may change the result.
     """
     bound = _signature(function.forward).bind(None, *args)  # None for `ctx`
     bound.apply_defaults()
@@ -113,29 +113,29 @@ def _known_arguments(function: Any, args: tuple[Any, ...]) -> dict[str, Any]:
             if isinstance(value, torch.Tensor) or value != default:
                 raise TypeError(
                     f"The fused LM head of TRL {trl.__version__} passes `{name}`, which OPEFO does not know, so it "
-                    "cannot measure the entropy flow: leave the setting that asks for it at its default, or install "
-                    f"a TRL that OPEFO is tested with, {' to '.join(TESTED_TRL)}."
+                    "cannot measure the entropy flow. Leave the setting behind this argument at its default, or "
+                    f"install a release of TRL that OPEFO is tested with ({' to '.join(TESTED_TRL)})."
                 )
     return {ours: bound.arguments[theirs] for theirs, ours in _ARGUMENTS.items() if theirs in bound.arguments}
 
 
 def _project(original: Any, estimate: _Estimate | None, *args: Any) -> tuple[torch.Tensor | None, ...]:
-    """Stands where TRL's fused LM head calls its own projection, and returns the sensitivities with the rest."""
+    """Replaces the projection that TRL's fused LM head calls, and returns the sensitivities with its outputs."""
     arguments = _known_arguments(original, args)
     if estimate is not None and arguments.get("candidates") is None:
         logps, entropies, _, *rest = original.apply(*args)
         return logps, entropies, estimate(logps, entropies), *rest
-    # TRL's ln p of a truncated sampler is not that of the whole vocabulary, which the estimates are made of
+    # The estimates need ln p over the whole vocabulary. For a truncated sampler, TRL gives ln p over its candidates
     flow = project_flow(**arguments, estimate=estimate)
-    # In the place of an output that GRPO never asks for
+    # The sensitivities take the place of an output that GRPO never asks for
     return flow.logps, flow.entropies, flow.sensitivities, None, None
 
 
 @contextmanager
 def _flow_projection(estimate: _Estimate | None) -> Iterator[None]:
     """
-    Within, TRL's fused LM head returns sensitivities, exact ones or an estimate. Which positions are scored, how a
-    sharded head is gathered, dtype, temperature, soft-capping, logit scale and sampling mask all stay TRL's.
+    Make TRL's fused LM head return sensitivities, exact or estimated. TRL still decides which positions are scored,
+    how a sharded head is gathered, and the dtype, temperature, soft-capping, logit scale and sampling mask.
     """
     original = trl.trainer.utils._ChunkedLogProbFunction
     projection = types.SimpleNamespace(apply=functools.partial(_project, original, estimate))

@@ -1,4 +1,4 @@
-"""The fold of a tile of logits as a Triton kernel. Imported where torch has CUDA, whose builds bring Triton along."""
+"""A Triton kernel that folds a tile of logits. Imported only on devices whose torch builds include Triton."""
 
 import torch
 import triton
@@ -7,7 +7,7 @@ import triton.language as tl
 from .mathematics import LOWEST_LOGIT
 
 
-# As TRL's own kernel, so that Σ e^(z − m), and with it ln p, is added up in the same order
+# As in TRL's kernel, so that Σ e^(z − m), and thus ln p, is summed in the same order
 _BLOCK_SIZE = 1024
 
 
@@ -15,7 +15,7 @@ _BLOCK_SIZE = 1024
 def _transform(z, logit_scale, softcap, inverse_temperature, HAS_SOFTCAP: tl.constexpr):
     z = z * logit_scale
     if HAS_SOFTCAP:
-        z = softcap * (2 * tl.sigmoid(2 * z / softcap) - 1)  # tanh, which Triton has not on every device
+        z = softcap * (2 * tl.sigmoid(2 * z / softcap) - 1)  # tanh, which Triton lacks on some devices
     return z * inverse_temperature
 
 
@@ -51,13 +51,13 @@ def _fold_kernel(
         inside = start + lanes < num_columns
         z = tl.load(tile_row_ptr + start + lanes, mask=inside, other=0.0).to(tl.float32)
         z = _transform(z, logit_scale, softcap, inverse_temperature, HAS_SOFTCAP)
-        # A comparison and not a maximum, which would hide a NaN
+        # A comparison, since a maximum would hide a NaN
         z = tl.where(inside & ~(z < LOWEST), z, LOWEST)
         new_maximum = tl.maximum(maximum, tl.max(z, axis=0))
         change = maximum - new_maximum
         rescale = tl.exp(change)
         if change < 0:
-            # Where the maximum moves by `change`, every z − m moves with it. After the first blocks that is rare
+            # If the maximum moves by `change`, so does every z − m. This is rare after the first blocks
             shifted_carry = (shifted_carry + change * exp_sum) * rescale
             shifted = shifted * rescale
             shifted_square = (shifted_square + change * square) * (rescale * rescale)

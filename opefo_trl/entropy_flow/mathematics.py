@@ -1,14 +1,14 @@
-"""The mathematics of entropy flow: pure tensor functions, torch alone.
+"""The mathematics of entropy flow: pure functions of tensors that need only torch.
 
 Notation, per token of a completion: π is the policy at the sampling temperature, a the sampled token, p = π(a),
-H = −Σ_j π_j ln π_j the entropy in nats, A the advantage and c ≥ 0 the weight of the token in the loss. Nothing here is
-differentiated through: call it on detached tensors or under `torch.no_grad`.
+H = −Σ_j π_j ln π_j the entropy in nats, A the advantage and c ≥ 0 the weight of the token in the loss. No gradient is
+needed: call these functions on detached tensors or under `torch.no_grad`.
 """
 
 import torch
 
 
-# Stands for −inf, which has no differences: e^(z − m) is 0 for both
+# Replaces −inf, since −inf − (−inf) is NaN; e^(z − m) is 0 for both
 LOWEST_LOGIT = -1e30
 
 
@@ -25,7 +25,7 @@ def entropy_sensitivity(
         s = −[p (ln p + H) − Σ_{j∈S} π̃_j π_j (ln π_j + H)]
 
     s > 0 means that reinforcing the token raises entropy. This is the definition that the estimators below are tested
-    against; training never makes the (tokens × vocabulary) tensor it needs.
+    against; training never creates the (tokens × vocabulary) tensor that it needs.
 
     Args:
         logits (`torch.Tensor` of shape `(*, V)`):
@@ -67,14 +67,14 @@ def flow_from_sums(
     shifted_square_sum: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """
-    Entropy and the value of [`entropy_sensitivity`] from sums that one pass over the logits z can carry along.
+    Entropy and the value of [`entropy_sensitivity`] from sums that one pass over the logits z accumulates.
 
     With m the largest z and e_j = exp(z_j − m),
 
         ln π_j = z_j − m − ln Σe       H = ln Σe − Σe(z − m) / Σe
         Σπ² = Σe² / (Σe)²              Σπ² ln π = Σe²(z − m) / (Σe)² − ln Σe · Σπ²
 
-    The differences z − m, rather than z, keep float32's digits where the logits are large.
+    Using z − m instead of z keeps float32's precision where the logits are large.
 
     Args:
         target (`torch.Tensor`):
@@ -105,17 +105,17 @@ def truncated_flow_from_sums(
     """
     As [`flow_from_sums`], for tokens drawn from the candidates S of a truncated sampler.
 
-    The sums over S have the largest z in S for their m. With π̃_j = π_j / μ the policy on S and μ = Σ_{j∈S} π_j,
+    In the sums over S, m is the largest z in S. With π̃_j = π_j / μ the policy on S and μ = Σ_{j∈S} π_j,
 
         Σ_{j∈S} π̃_j π_j (ln π_j + H) = μ Σ_{j∈S} π̃_j² (ln π̃_j + ln μ + H)
 
-    so that no digits are lost where S holds little of the policy.
+    which loses no precision where S has little of the policy's probability.
 
     Args:
         target, exp_sum, shifted_sum (`torch.Tensor`):
-            As there, over the whole vocabulary.
+            As in [`flow_from_sums`], over the whole vocabulary.
         candidate_maximum (`torch.Tensor`, same shape):
-            Largest z in S, less the largest z of the vocabulary.
+            Largest z in S, minus the largest z of the vocabulary.
         candidate_exp_sum, candidate_square_sum, candidate_shifted_square_sum (`torch.Tensor`, same shape):
             Σe, Σe² and Σe²(z − m) over S.
 
@@ -144,7 +144,8 @@ def sampled_sensitivity(logps: torch.Tensor, entropies: torch.Tensor) -> torch.T
     """
     Sensitivity without its sum over the vocabulary: s = −p (ln p + H), in nats per unit step.
 
-    The dropped sum is what this form averages to over sampled tokens, the same for every token of a position.
+    The dropped sum is, up to its sign, the mean of this form over sampled tokens. It is the same for every token at a
+    position.
     """
     return -logps.exp() * (logps + entropies)
 
@@ -167,7 +168,7 @@ def flow_sums(
     mask: torch.Tensor,
 ) -> torch.Tensor:
     """
-    What λ and the metrics of a batch are made of: sums, so that micro-batches and processes add up.
+    The sums that give λ and the metrics of a batch. They add up over micro-batches and processes.
 
     Args:
         weights (`torch.Tensor` of shape `(B, T)`):
@@ -180,8 +181,8 @@ def flow_sums(
             Whether the token is trained.
 
     Returns:
-        `torch.Tensor` of shape `(7,)`: P, N, raising tokens, trained tokens, tokens that are skipped because their
-        flow or entropy is no number, summed entropy in nats, tokens in that sum.
+        `torch.Tensor` of shape `(7,)`: P, N, the numbers of tokens that raise entropy, that are trained, and that are
+        skipped because their flow or entropy is not finite, the summed entropy in nats, the tokens in that sum.
     """
     flow = weights * advantages * sensitivities  # (B, T)
     is_known = flow.isfinite() & entropies.isfinite()  # (B, T)
@@ -227,16 +228,16 @@ def flow_coefficient(
     """
     Coefficient of one update: λ = clip(strength · λ_balance + gain · (H* − H̄) / H*, −λ_max, λ_max).
 
-    The first term is the rule of OPEFO (arXiv 2605.11491). The second is ours: the rule holds entropy only to first
-    order and has no way back once it is lost.
+    The first term is the rule of OPEFO (arXiv 2605.11491). The second is an addition of this package: the rule keeps
+    entropy constant only to first order, and cannot restore it once it is lost.
 
     Args:
         increase, decrease (`torch.Tensor`, 0-d):
             Increasing and decreasing entropy flow, P and N.
         entropy (`torch.Tensor`, 0-d):
-            Mean token entropy H̄ in nats; NaN where no token was trained, which leaves the target term out.
+            Mean token entropy H̄ in nats. NaN if no token was trained; the target term is then left out.
         strength (`float`):
-            Share of the balance to apply, in [0, 1].
+            Fraction of the correction to apply, in [0, 1].
         max_coefficient (`float`):
             Bound λ_max on |λ|; below 1 every token keeps the sign of its advantage.
         entropy_target (`float`, *optional*):
@@ -250,7 +251,7 @@ def flow_coefficient(
     coefficient = strength * balance_coefficient(increase, decrease)
     if entropy_target is not None:
         coefficient = coefficient + torch.nan_to_num(entropy_gain * (entropy_target - entropy) / entropy_target)
-    # Flows too large for float32 have no balance
+    # Flows too large for float32 give NaN, and get no correction
     return torch.nan_to_num(coefficient).clamp(-max_coefficient, max_coefficient)
 
 
@@ -258,8 +259,8 @@ def balance_advantages(
     advantages: torch.Tensor, sensitivities: torch.Tensor, coefficient: torch.Tensor
 ) -> torch.Tensor:
     """
-    A' = A (1 + λ) where the token raises entropy (d = A·s > 0), A (1 − λ) where it lowers it; where d is 0 or no
-    number, A.
+    A' = A (1 + λ) where the token raises entropy (d = A·s > 0), A (1 − λ) where it lowers it, and A where d is 0 or
+    not finite.
 
     Args:
         advantages (`torch.Tensor` of shape `(B, 1)` or `(B, T)`):

@@ -1,4 +1,4 @@
-"""From hidden states to ln p, H and the entropy sensitivity: one projection, tile by tile, never the whole logits."""
+"""ln p, H and the entropy sensitivity from hidden states, in one tiled projection that never holds all logits."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -9,7 +9,7 @@ from trl.kernels.chunked_logprob import TOKEN_CHUNK_SIZE
 from .mathematics import LOWEST_LOGIT, flow_from_sums, truncated_flow_from_sums
 
 
-# Logits that the fold in torch works on at a time: what fits into a core's cache
+# Logits that the fold in torch processes at a time: as many as fit into a core's cache
 _BLOCK_ELEMENTS = 2**17
 
 
@@ -41,8 +41,8 @@ def fold_tile(
         vocab_start (`int`):
             Vocabulary entry of the tile's first column.
         sums (`torch.Tensor` of shape `(6, N)`, float32):
-            m, Σe, Σe·(z − m), Σe², Σe²·(z − m) with e = exp(z − m) and m the largest z so far, and the z of the
-            sampled token; z are the logits at the sampling temperature. Updated in place.
+            Rows m, Σe, Σe·(z − m), Σe², Σe²·(z − m), and the z of the sampled token. z are the logits at the sampling
+            temperature, m is the largest z so far, and e = exp(z − m). Updated in place.
         logit_scale, inverse_temperature (`float`):
             Factors of the logits, before and after the soft cap.
         softcap (`float`, *optional*):
@@ -63,7 +63,7 @@ def fold_tile(
         rescale = change.exp()  # (n,)
         z.sub_(new_maximum.unsqueeze(-1))
         e = z.exp()  # (n, W)
-        # Where the maximum moves by `change`, every z − m moves with it
+        # If the maximum moves by `change`, so does every z − m
         shifted.add_(change * exp_sum).mul_(rescale).add_((e * z).sum(-1))
         exp_sum.mul_(rescale).add_(e.sum(-1))
         e.square_()
@@ -106,15 +106,15 @@ def project_flow(
     """
     Log-probability, entropy and entropy sensitivity of tokens from the hidden states before the LM head.
 
-    The projection runs on tiles of `(TOKEN_CHUNK_SIZE, vocab_tile)`, the same tiles as in TRL's fused LM head, in the
-    autocast dtype or that of the hidden states; each tile is folded into a few float32 sums per token, by a Triton
-    kernel on CUDA and in torch elsewhere, and its memory used again. No gradient is recorded.
+    The projection runs on the same tiles as TRL's fused LM head, `(TOKEN_CHUNK_SIZE, vocab_tile)`, in the autocast
+    dtype or that of the hidden states. Each tile is folded into a few float32 sums per token, by a Triton kernel on
+    CUDA and in torch elsewhere. Its memory is then reused. No gradient is recorded.
 
     Args:
         hidden (`torch.Tensor` of shape `(N, D)`):
             Hidden states, one per token.
         weight (`torch.Tensor` of shape `(V, D)`), bias (`torch.Tensor` of shape `(V)`, *optional*):
-            Of the LM head. A bias of −inf takes an entry out of the vocabulary.
+            Parameters of the LM head. A bias of −inf removes an entry from the vocabulary.
         tokens (`torch.Tensor` of shape `(N)`):
             Sampled token ids.
         temperature (`float`):
@@ -125,14 +125,14 @@ def project_flow(
             The logits are softcap · tanh(logit_scale · x / softcap) for a projection x.
         candidates (`torch.Tensor` of shape `(N, K)`, *optional*):
             Token ids that a truncated sampler drew from, each once, padded with −1. ln p is then normalized over them,
-            and the sensitivity is that of a step on it; H stays that of the whole vocabulary. A row without any
-            possible candidate has the whole vocabulary.
+            and the sensitivity is that of a step on this ln p. H stays that of the whole vocabulary. A row without any
+            possible candidate uses the whole vocabulary.
         estimate (`Callable`, *optional*):
-            Sensitivities from ln p and H, both of the whole vocabulary, in place of the exact ones.
+            Function that returns sensitivities from ln p and H, both of the whole vocabulary. Replaces the exact ones.
 
     Returns:
-        [`TokenFlow`] with tensors of shape `(N)`, float32. On CPU `logps` are those of TRL's fused LM head, bit for
-        bit, where there are no candidates.
+        [`TokenFlow`] with tensors of shape `(N)`, float32. On CPU and without candidates, `logps` equal those of TRL's
+        fused LM head bit for bit.
     """
     device, num_tokens, vocab = hidden.device, hidden.size(0), weight.size(0)
     autocast = torch.is_autocast_enabled(device.type)
@@ -157,13 +157,13 @@ def project_flow(
                 if candidates is not None:  # before the fold overwrites the tile
                     picked, outside = _candidates_in(tile, candidates[chunk], vocab_start)  # (n, K) each
                     picked = _scale(picked, *scaling).masked_fill_(outside, -torch.inf)
-                    # A tile of its own, which stands behind the vocabulary: the sampled token is not looked for in it
+                    # A tile of its own that starts behind the vocabulary, so that the sampled token is not found in it
                     fold(picked, tokens[chunk], vocab, candidate_sums[:, chunk], 1.0, None, 1.0)
                 fold(tile, tokens[chunk], vocab_start, sums[:, chunk], *scaling)
         maximum, exp_sum, shifted, square, shifted_square, target = sums  # (N,) each
-        # A row without any possible token has no policy: NaN, not the uniform one that its equal logits look like
+        # A row without any possible token has no policy: set NaN, since its equal logits look like a uniform policy
         exp_sum.copy_(torch.where(maximum > LOWEST_LOGIT, exp_sum, torch.nan))
-        # In this order of operations, as TRL's: where this pass stands for TRL's own, its ratios must not move
+        # In TRL's order of operations: where this pass replaces TRL's own, the ratios must not change
         logps = full_logps = target - (maximum + exp_sum.log())  # (N,)
         if candidates is None:
             entropies, sensitivities = flow_from_sums(target - maximum, exp_sum, shifted, square, shifted_square)
@@ -182,6 +182,6 @@ def project_flow(
 def _fold_on(device: torch.device) -> Callable[..., None]:
     if device.type not in ("cuda", "xpu"):
         return fold_tile
-    from .kernel import fold_tile as fold_tile_triton  # Triton is there where torch has such a device
+    from .kernel import fold_tile as fold_tile_triton  # torch builds for these devices include Triton
 
     return fold_tile_triton

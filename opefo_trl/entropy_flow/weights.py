@@ -20,16 +20,16 @@ def advantages_per_token(inputs: dict[str, Any]) -> torch.Tensor:
 
 def mean_weights(inputs: dict[str, Any], args: GRPOConfig, num_processes: int) -> torch.Tensor:
     """
-    Weight of each token in the mean that TRL's loss takes over one micro-batch, before any factor of a token.
+    Weight of each token in the mean that TRL's loss takes over one micro-batch, before any factor per token.
 
     Args:
         inputs (`dict[str, Any]`):
-            Micro-batch as [`~trl.GRPOTrainer`] hands it to its loss.
+            Micro-batch as [`~trl.GRPOTrainer`] passes it to its loss.
         args ([`~trl.GRPOConfig`]):
-            Settings of the training. `loss_type` decides.
+            Training settings. `loss_type` selects the formula.
         num_processes (`int`):
-            Processes that train. Only the loss types that divide by the number of all trained tokens (`"dapo"`,
-            `"cispo"`, `"vespo"`) read it, and `num_items_in_batch` of `inputs`.
+            Number of training processes. Like `num_items_in_batch` of `inputs`, it matters only for the loss types
+            that divide by the number of all trained tokens (`"dapo"`, `"cispo"`, `"vespo"`).
 
     Returns:
         `torch.Tensor` of shape `(B, T)`, per token.
@@ -68,11 +68,11 @@ def token_weights(
 
     Args:
         inputs, args, num_processes:
-            As [`mean_weights`] takes them. Advantages of `inputs` may be `(B,)` or `(B, T)`; their signs matter.
+            As in [`mean_weights`]. Advantages of `inputs` may be `(B,)` or `(B, T)`; their signs matter.
         logps (`torch.Tensor` of shape `(B, T)`):
-            ln p of the policy. Only `off_policy_mask_threshold` reads it.
+            ln p of the policy. Used only with `off_policy_mask_threshold`.
         entropy_mask (`torch.Tensor` of shape `(B, T)`, *optional*):
-            What TRL multiplies the loss of a token with where `top_entropy_quantile` is below 1.
+            Factor of a token's loss in TRL if `top_entropy_quantile` is below 1.
 
     Returns:
         `torch.Tensor` of shape `(B, T)`, per token.
@@ -114,15 +114,15 @@ def loss_gradient(
     entropy_mask: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """
-    What the gradient of TRL's loss over one micro-batch must be with respect to ln p, at ratio 1.
+    Expected gradient of TRL's loss over one micro-batch with respect to ln p, at ratio 1.
 
-    −c·A, and where `beta` is not 0 the slope of the KL penalty, which no factor of a token scales. Its estimator
-    e^x − x − 1 with x = ln p_ref − ln p has the slope 1 − e^x, and −x if `use_bias_correction_kl` multiplies it with
-    the ratio. The entropy bonus and the auxiliary loss do not depend on ln p.
+    It is −c·A, plus the slope of the KL penalty if `beta` is not 0. No factor per token scales this slope. The KL
+    estimator is e^x − x − 1 with x = ln p_ref − ln p. Its slope is 1 − e^x, or −x if `use_bias_correction_kl`
+    multiplies it by the ratio. The entropy bonus and the auxiliary loss do not depend on ln p.
 
     Args:
         inputs, args, num_processes, logps, entropy_mask:
-            As [`token_weights`] takes them.
+            As in [`token_weights`].
 
     Returns:
         `torch.Tensor` of shape `(B, T)`, before the division by the number of accumulated micro-batches.
@@ -140,8 +140,8 @@ def spread_over_sequence(factors: torch.Tensor, mask: torch.Tensor, loss_type: s
     """
     Factors of tokens as sequence-level importance sampling applies them at ratio 1.
 
-    There the factor of a token multiplies the coefficient of its whole sequence, so that every token of the sequence
-    carries their mean. `"cispo"` and `"vespo"` multiply ln p of the token itself, at either level.
+    At sequence level, the factor of a token multiplies the coefficient of its whole sequence. In effect, every token
+    of the sequence gets the mean factor. `"cispo"` and `"vespo"` multiply ln p of the token itself, at either level.
 
     Args:
         factors (`torch.Tensor` of shape `(B, T)` or `(B, 1)`):

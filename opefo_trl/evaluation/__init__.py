@@ -1,1 +1,1 @@
-"""Completions drawn for math benchmarks, kept, scored and compared."""
+"""Draws, saves, scores and compares completions for math benchmarks."""

@@ -20,7 +20,7 @@ def compare(first: Path, second: Path) -> str:
         try:
             results.append(json.loads(path.read_text())["benchmarks"])
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path} is no result of `opefo evaluate`: {error}") from error
+            raise ValueError(f"{path} is not a result of `opefo evaluate`: {error}") from error
     names = [name for name in results[0] if name in results[1]]
     if not names:
         raise ValueError(f"{first} and {second} have no benchmark in common.")

@@ -1,6 +1,6 @@
-"""The completions of an evaluation: drawn, and kept batch by batch in `completions-*.jsonl`.
+"""Draws the completions of an evaluation, and saves them batch by batch in `completions-*.jsonl`.
 
-What is kept is not drawn again, so an interrupted evaluation goes on where it stopped.
+Saved completions are not drawn again, so an interrupted evaluation continues where it stopped.
 """
 
 import argparse
@@ -18,19 +18,19 @@ from ..data.prompts import check_bos, prompt_ids, render, to_prompts
 
 
 def settings_of(args: argparse.Namespace) -> dict[str, Any]:
-    """What the completions depend on: not where they are kept, how many processes draw them, how they are scored."""
+    """The settings that the completions depend on: without output folder, number of processes and scoring."""
     others = ("output", "compare", "num_processes")
     return {name: v for name, v in vars(args).items() if name not in others and not name.startswith("math_reward_")}
 
 
 def make_batches(num_problems: int, k: int, batch_size: int) -> list[list[int]]:
-    """Problem numbers that are drawn together, the same however the evaluation is interrupted and spread."""
+    """Problem numbers that are drawn together. Interruptions and the number of processes do not change them."""
     size = max(1, batch_size // k)
     return [list(range(start, min(start + size, num_problems))) for start in range(0, num_problems, size)]
 
 
 def read_batches(output: Path) -> Iterator[dict[str, Any]]:
-    """The batches that are drawn. A line cut off by an interruption is left out, and drawn again."""
+    """The batches that are already drawn. A line that an interruption cut off is skipped, and drawn again."""
     for path in sorted(output.glob("completions-*.jsonl")):
         for line in path.read_text().splitlines():
             try:
@@ -56,7 +56,7 @@ def draw(args: argparse.Namespace, benchmarks: dict[str, list[dict[str, Any]]]) 
         )["prompt"][:]
         for numbers in make_batches(len(problems), k, args.batch_size):
             batches.append((name, k, numbers, [prompts[number] for number in numbers]))
-    # Shared out before the drawn ones are left out, since the other processes may already be drawing
+    # Divide the batches before skipping the drawn ones, since other processes may already be drawing
     missing = [batch for batch in batches[rank::world_size] if (batch[0], batch[2][0]) not in drawn]
     if not missing:
         return

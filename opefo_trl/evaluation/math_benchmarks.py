@@ -17,7 +17,7 @@ BENCHMARKS = {
     "minerva": "math-ai/minervamath",
     "olympiadbench": "math-ai/olympiadbench",
 }
-# The columns of a problem and of its answer, by the names that they are published under; the first that is there
+# Names of the columns of a problem and of its answer in published datasets; the first that exists is used
 PROBLEM_COLUMNS = ("problem", "question", "prompt")
 ANSWER_COLUMNS = ("answer", "final_answer", "solution")
 
@@ -40,7 +40,7 @@ def load_benchmark(spec: str) -> tuple[str, list[dict[str, Any]]]:
     name, _, file = spec.partition("=")
     if not file and name not in BENCHMARKS:
         raise ValueError(
-            f"Benchmark {name!r} is unknown: use {', '.join(BENCHMARKS)}, or `{name}=FILE.jsonl` for one of your own."
+            f"Benchmark {name!r} is unknown: use {', '.join(BENCHMARKS)}, or `{name}=FILE.jsonl` for your own."
         )
     if file:
         splits = load_splits(file)
@@ -48,7 +48,7 @@ def load_benchmark(spec: str) -> tuple[str, list[dict[str, Any]]]:
     else:
         try:
             rows = list(load_dataset(BENCHMARKS[name], split="test"))
-        except Exception as error:  # `datasets` raises many kinds
+        except Exception as error:  # `datasets` raises many kinds of exceptions
             reason = " ".join(str(error).split())
             raise ValueError(
                 f"Benchmark {name} could not be loaded from {BENCHMARKS[name]} ({reason}): give a file, "

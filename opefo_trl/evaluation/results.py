@@ -1,4 +1,4 @@
-"""The results of an evaluation: made from the kept completions alone, and shown as a table."""
+"""Scores the saved completions of an evaluation, and shows the results as a table."""
 
 import argparse
 import json
@@ -30,7 +30,7 @@ def is_right(problem: dict[str, Any], answer: str | None, reward: float | None) 
 
 
 def score(args: argparse.Namespace, benchmarks: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    """Score all that is drawn; writes `results.json` and `completions.parquet`, and returns the results."""
+    """Score all drawn completions, write `results.json` and `completions.parquet`, and return the results."""
     batches = list(read_batches(args.output))
     policy = Policy.from_options(args)
     settings = {**settings_of(args), "math_reward": asdict(policy)}
@@ -86,13 +86,13 @@ def score(args: argparse.Namespace, benchmarks: dict[str, list[dict[str, Any]]])
 
 
 def describe_silence(name: str, problems: list[dict[str, Any]]) -> str | None:
-    """A sentence if no sample of a benchmark gave an answer."""
+    """A warning if no sample of a benchmark gave an answer."""
     if any(answer is not None for problem in problems for answer in problem.get("answers", [""])):
         return None
     truncated = [cut for problem in problems for cut in problem.get("truncated", [])]
     return (
-        f"No sample of {name} gave an answer, so that its scores say nothing: check `--prompt_template` and "
-        f"`--max_tokens` ({sum(truncated) / max(1, len(truncated)):.0%} were cut off)."
+        f"No sample of {name} gave an answer, so its scores mean nothing: check `--prompt_template` and "
+        f"`--max_tokens` ({sum(truncated) / max(1, len(truncated)):.0%} of the samples were cut off)."
     )
 
 

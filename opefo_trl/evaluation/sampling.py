@@ -27,7 +27,7 @@ class Sampling(NamedTuple):
 
 
 def pick_backend(backend: str) -> str:
-    """`backend`, or for `"auto"` what this machine has."""
+    """`backend`, or for `"auto"` vLLM if it is installed and there is a GPU, else transformers."""
     if backend != "auto":
         return backend
     return "vllm" if torch.cuda.is_available() and importlib.util.find_spec("vllm") is not None else "transformers"
@@ -38,7 +38,7 @@ def read_adapter(model: str) -> dict[str, Any] | None:
     PEFT's configuration, if `model` is the folder of a LoRA adapter.
 
     Raises:
-        `ValueError`: if the adapter's weights are no safetensors: PEFT would unpickle them.
+        `ValueError`: if the adapter's weights are not safetensors: PEFT would unpickle them.
     """
     path = Path(model) / "adapter_config.json"
     if not path.is_file():
@@ -66,9 +66,9 @@ class TransformersSampler:
         sampling ([`Sampling`]):
             How to draw.
         dtype (`str`):
-            Of the weights.
+            dtype of the weights.
         batch_size (`int`):
-            Completions at once.
+            Completions per batch.
     """
 
     def __init__(self, model: str, sampling: Sampling, dtype: str, batch_size: int):
@@ -134,12 +134,12 @@ class VLLMSampler:
         sampling ([`Sampling`]):
             How to draw.
         dtype (`str`):
-            Of the weights.
+            dtype of the weights.
     """
 
     def __init__(self, model: str, sampling: Sampling, dtype: str):
         if "LOCAL_RANK" in os.environ:
-            # Each process has a vLLM of its own, on a GPU of its own
+            # Each process runs its own vLLM on its own GPU
             visible = os.environ.get("CUDA_VISIBLE_DEVICES")
             rank = int(os.environ["LOCAL_RANK"])
             os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[rank] if visible else str(rank)

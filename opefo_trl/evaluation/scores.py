@@ -1,4 +1,4 @@
-"""What samples of answers say about a model: avg@k, pass@k, diversity, and the difference of two models."""
+"""Scores of a model from sampled answers: avg@k, pass@k, diversity, and the difference of two models."""
 
 from collections.abc import Sequence
 from math import comb, sqrt
@@ -34,13 +34,13 @@ def summarize(problems: Sequence[dict]) -> dict[str, float]:
 
     Args:
         problems (`Sequence[dict]`):
-            One for each problem, with a list over its samples under each of `correct` (`bool`), `answers` (`str` or
-            `None`), `lengths` (tokens) and `truncated` (`bool`); the same number of samples in each.
+            One per problem. The keys `correct` (`bool`), `answers` (`str` or `None`), `lengths` (tokens) and
+            `truncated` (`bool`) each hold a list over its samples. All problems have the same number of samples.
 
     Returns:
         `dict[str, float]`: `avg@k` (share of right samples) and its standard error over problems `avg@k_se`, `pass@…`
         for powers of two up to k, `truncated` (share of samples), `mean_length` (tokens), `distinct` (different
-        answers per sample: 1 if every sample answers, and no two of a problem alike).
+        answers per sample: 1 if every sample has an answer, and all answers to a problem differ).
     """
     k = len(problems[0]["correct"])
     shares = [sum(problem["correct"]) / k for problem in problems]

@@ -1,4 +1,4 @@
-"""Turns gold answers and completions, however they are written, into LaTeX without a box."""
+"""Extracts answers from gold values and completions, as LaTeX without a box."""
 
 import ast
 import math
@@ -8,41 +8,41 @@ from decimal import Decimal
 from typing import Any
 
 
-# What may stand where a completion gives its answer. Longer text is no answer, and reading it would take long.
+# Longest text that counts as the answer of a completion. Reading longer text would take long.
 MAX_ANSWER_LENGTH = 1000
 
 _BOX = re.compile(r"\\(?:boxed|fbox)\b\s*")
-_BARE_BOX = re.compile(r"-?\w+")  # MATH writes `\boxed 2` now and then
+_BARE_BOX = re.compile(r"-?\w+")  # MATH sometimes writes `\boxed 2`
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)  # an escaped brace is text
-# Two boxes belong to one answer, as in `$x=\boxed{3}$ or $x=\boxed{-3}$`, if only `_LISTING` stands between them,
-# without the commands that only change the layout
+# Two boxes belong to one answer, as in `$x=\boxed{3}$ or $x=\boxed{-3}$`, if only `_LISTING` is between them once
+# commands for the layout are removed
 _LAYOUT = re.compile(r"\\q?quad|\\[()\[\] ,;]|\\text|[\s${}]")
 _LISTING = re.compile(r"(?:[,;]|,?(?:and|or))?(?:[A-Za-z](?:_\w{1,9})?=)?")
 MAX_BOXES = 20
-# What a box may hold and be empty: "as asked, the answer is in \boxed{...}"
+# Content with which a box counts as empty: "as asked, the answer is in \boxed{...}"
 _NOTHING = re.compile(r"(?:[\s.…?]|\\[lc]?dots|\\text\s?\{\s*\}|\\ )*")
 # DAPO-Math asks for a last line of this form. Stars are bold type, and `#` and `-` begin a heading and a list
 _ANSWER_LINE = re.compile(
     r"^[ \t*#>-]*(?:the[ \t]+)?(?:final[ \t]+)?answer[ \t*]*:[ \t*]*([^\n]*?)[ \t\r*]*$", re.IGNORECASE | re.MULTILINE
 )
-# Around the answer in Minerva's prompt: "Final Answer: The final answer is $34$. I hope it is correct."
+# Text around the answer in Minerva's prompt: "Final Answer: The final answer is $34$. I hope it is correct."
 _SENTENCE = re.compile(r"^the\s+(?:final\s+)?answer\s+is:?\s+|\.?\s*I hope it is correct\.?$", re.IGNORECASE)
 _DELIMITERS = re.compile(r"(?<!\\)(?:\$|\\[()\[\]])")
 
 
 def boxed_answer(text: str) -> str | None:
     r"""
-    The answer in the last `\boxed{}` or `\fbox{}` that holds anything, with those before it that belong to it.
+    The answer in the last `\boxed{}` or `\fbox{}` that is not empty, and in the boxes before it that belong to it.
 
-    Boxes belong together where only a comma, "and", "or" or a name such as `x =` stands between them.
+    Boxes belong together if only a comma, "and", "or" or a name such as `x =` is between them.
 
     Args:
         text (`str`):
-            Any text. The time is linear in its length, even if it is built to be slow to read.
+            Any text. The time is linear in its length, even for an adversarial text.
 
     Returns:
-        `str` or `None`: what stands between the braces, with commas between different boxes; `None` without a box,
-        and where the last one is never closed.
+        `str` or `None`: the content of the boxes, with commas between different boxes. `None` if there is no box, or
+        the last one is never closed.
     """
     found: list[str] = []
     next_start = len(text)
@@ -60,7 +60,7 @@ def boxed_answer(text: str) -> str | None:
 
 
 def _box_content(text: str, start: int) -> tuple[str | None, int]:
-    """What stands in the box whose braces begin here, and where it ends; `None` if it is never closed."""
+    """The content of the box whose braces begin at `start`, and its end. `None` if it is never closed."""
     if text[start : start + 1] != "{":
         bare = _BARE_BOX.match(text, start)
         return (bare.group(), bare.end()) if bare else (None, start)
@@ -74,16 +74,18 @@ def _box_content(text: str, start: int) -> tuple[str | None, int]:
 
 def completion_answer(text: str) -> str | None:
     r"""
-    The answer that a completion gives: its last `\boxed{}`, or, if it has no box at all, its last line of the form
-    `Answer: 34` (or `### Final Answer: 34`, or `Answer:` before the last line), of those that start within its last
-    `MAX_ANSWER_LENGTH` characters.
+    The answer that a completion gives.
+
+    This is its last `\boxed{}`. Without any box, it is the last line of the form `Answer: 34` (or
+    `### Final Answer: 34`, or `Answer:` before the last line) that starts within the last `MAX_ANSWER_LENGTH`
+    characters.
 
     Args:
         text (`str`):
-            Completion, even one that is built to be slow to read.
+            Completion. An adversarial one is read as fast as any other.
 
     Returns:
-        `str` or `None`: LaTeX of at most `MAX_ANSWER_LENGTH` characters, its braces closed; `None` if the completion
+        `str` or `None`: LaTeX of at most `MAX_ANSWER_LENGTH` characters with balanced braces. `None` if the completion
         gives no answer.
     """
     answer = (boxed_answer(text) or "") if _BOX.search(text) else _answer_line(text)
@@ -92,7 +94,7 @@ def completion_answer(text: str) -> str | None:
 
 
 def _answer_line(text: str) -> str:
-    # Not a slice of the text, whose first characters need not begin a line
+    # Not in a slice of the text, which need not begin at the start of a line
     for line in reversed(list(_ANSWER_LINE.finditer(text, max(0, len(text) - MAX_ANSWER_LENGTH)))):
         if answer := _DELIMITERS.sub("", line[1]).strip():
             return _SENTENCE.sub("", answer)
@@ -104,7 +106,7 @@ def _answer_line(text: str) -> str:
 
 def gold_answer(value: Any) -> str | None:
     r"""
-    The answer that a dataset gives, whatever its spelling.
+    The gold answer of a row, in any supported format.
 
     Args:
         value (`Any`):
@@ -113,7 +115,7 @@ def gold_answer(value: Any) -> str | None:
             (`"['9.6\n']"`). The text `[0, 1]` stays an interval.
 
     Returns:
-        `str` or `None`: LaTeX, its braces closed, several answers with commas between; `None` if there is no answer.
+        `str` or `None`: LaTeX with balanced braces; several answers are separated by commas. `None` if there is none.
     """
     if isinstance(value, str):
         items = _list_in(value)
@@ -132,7 +134,7 @@ def gold_answer(value: Any) -> str | None:
 
 
 def boxed(value: Any) -> str | None:
-    r"""`\boxed{}` around what [`gold_answer`] reads: the form that this package's rewards and TRL's understand."""
+    r"""`\boxed{}` around what [`gold_answer`] returns: the form that this package's rewards and TRL's understand."""
     answer = gold_answer(value)
     return None if answer is None else f"\\boxed{{{answer}}}"
 
@@ -145,7 +147,7 @@ def _text_answer(text: str) -> str | None:
 
 
 def _fits_a_box(answer: str) -> bool:
-    r"""Whether `\boxed{}` around it ends behind it: around `34}, or 35` it would be read as 34."""
+    r"""Whether an answer in a `\boxed{}` is read back unchanged: `34}, or 35` would be read as 34."""
     return answer != "" and boxed_answer(rf"\boxed{{{answer}}}") == answer
 
 
@@ -155,7 +157,7 @@ def _list_in(text: str) -> list | None:
         return None
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # LaTeX is full of what Python calls invalid escapes, and leaves as it is
+            warnings.simplefilter("ignore")  # LaTeX is full of escapes that Python calls invalid, and keeps unchanged
             items = ast.literal_eval(text)
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         return None

@@ -1,6 +1,6 @@
-r"""Whether an answer equals the gold one, by its parts: items, sides, pieces, and formulas in the end.
+r"""Compares an answer with the gold one part by part: items, sides, pieces, and finally formulas.
 
-docs/math_reward.md has the rules in words. If in doubt, two answers are not equal.
+docs/math_reward.md explains the rules. If in doubt, two answers are not equal.
 """
 
 import re
@@ -35,7 +35,7 @@ from .words import canonical, choice, is_approximately, is_surely_unit, is_unit,
 
 _MAX_WORDS = 3
 _CONNECTIVES = re.compile(r"\bor\b"), re.compile(r"\band\b")
-# A sum or a product of letters, which an answer may give as a name: m + n = 5
+# A sum or a product of letters, which may name the value in an answer: m + n = 5
 _LETTERS = re.compile(r"[A-Za-z](?:\+?[A-Za-z])*")
 # Points, sides and other names of capital letters, and products of matrices and vectors, keep their order
 _ORDERED = re.compile(r"(?:\\[a-z]+ )?\{?[A-Z]{2,}\}?|.*(?:\^\{T\}|[A-Z]\^\{-1\}[A-Z]|[A-Z][A-Z]\^\{-1\}|\\nabla ).*")
@@ -115,7 +115,7 @@ class _Comparison:
         return not left
 
     def _tuple_and_list(self, gold: tuple[Item, ...], answer: tuple[Item, ...]) -> bool:
-        """(2, 3), and a bare list in its order."""
+        """Whether one is a tuple such as (2, 3), and the other the same list without brackets, in its order."""
         for one, other in ((gold, answer), (answer, gold)):
             group = bracket(one[0].sides[0][0]) if len(one) == 1 < len(other) and is_formula_alone(one[0]) else None
             inner = elements(group) if group and BRACKETS.get(group.open) == "(" and group.close != "]" else None
@@ -126,14 +126,14 @@ class _Comparison:
         return False
 
     def _sentences(self, gold: tuple[Item, ...], answer: tuple[Item, ...]) -> bool:
-        """5 hours and 30 minutes, 5 hours 30 minutes."""
+        """Whether they are equal without separators: 5 hours and 30 minutes, 5 hours 30 minutes."""
         if any(item.relations for item in (*gold, *answer)) or (len(gold) == 1) == (len(answer) == 1):
             return False
         one, other = (tuple(piece for item in items for piece in item.sides[0]) for items in (gold, answer))
         return len(one) == len(other) >= 4 and self.sides(one, other)
 
     def _one_gold(self, gold: tuple[Item, ...], answer: Item) -> bool:
-        """Several spellings of one gold, such as 4.4e7 and 4.4 * 10^7, are one gold."""
+        """Whether all golds are spellings of one value, such as 4.4e7 and 4.4 * 10^7, that the answer equals."""
         if any(item.relations for item in gold) or len(set(gold)) < len(gold):
             return False
         strict = _Comparison(replace(self.policy, units="required"))
@@ -153,7 +153,7 @@ class _Comparison:
         if not gold.relations and not answer.relations:
             return self.sides(gold.sides[0], answer.sides[0])
         if is_chain == [True, True] and not (gold.relations and answer.relations):
-            # An equation and a value. The left side must be a name, such as x, and not x^2 + y^2, or a number
+            # An equation and a value. The left side must be a number, or a name such as x, not x^2 + y^2
             equation = gold if gold.relations else answer
             left = equation.sides[0]
             unnamed = gold.sides if equation is gold else (left,)
@@ -202,7 +202,7 @@ class _Comparison:
         )
 
     def _is_consistent(self, chain: Item) -> bool:
-        """Whether the numbers that a chain of equations calls equal are: not in `2 + 2 = 5`."""
+        """Whether the numbers in a chain of equations are equal. In `2 + 2 = 5` they are not."""
         last = chain.sides[-1]
         return all(
             has_letters(side) or self.sides(last, side) or rounds_to(side, last, to_whole=False)
@@ -233,7 +233,7 @@ class _Comparison:
             return self._formulas(gold, answer)
         if isinstance(gold, Words) and isinstance(answer, Words):
             return canonical(gold) == canonical(answer)
-        # Letters that are a word to one reading and a product to the other
+        # The same letters may be read as a word in one and as a product in the other
         texts = [canonical(piece) if isinstance(piece, Words) else piece.latex for piece in (gold, answer)]
         return all(len(text) > 1 and text.isalpha() for text in texts) and texts[0].lower() == texts[1].lower()
 

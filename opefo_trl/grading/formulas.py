@@ -1,8 +1,8 @@
-r"""Whether two formulas are equal. math-verify parses them. Their values at points decide; without any, math-verify.
+r"""Whether two formulas are equal. math-verify parses them. Their values at points decide, or else math-verify.
 
-Two expressions that agree at random points to many digits are the same, and at the first point where they differ they
-are not, which costs a thousandth of a proof by simplification. math-verify's own verdict compares rounded decimals,
-drops what is smaller than 1e-15, and calls two equations equal if it can solve neither.
+Two expressions are the same if they agree to many digits at random points, and differ if they differ at one point.
+This costs a thousandth of a proof by simplification. math-verify's own verdict compares rounded decimals, drops what
+is smaller than 1e-15, and calls two equations equal if it can solve neither.
 """
 
 import random
@@ -18,31 +18,31 @@ from .numbers import rounds_to as _rounds_to
 
 # Digits of a value at a point, and those that two values must share
 DIGITS, SHARED = 40, 30
-# Digits to work with, so that so many remain where two large numbers nearly cancel
+# Working digits at most, so that enough remain where two large numbers nearly cancel
 MAX_DIGITS = 2000
 _SEED = 20260
 
 
 @lru_cache(maxsize=1024)
 def read_formula(latex: str) -> Any:
-    """What math-verify's parser makes of a formula: a SymPy object, or `None`."""
+    """The SymPy object that math-verify's parser makes of a formula, or `None`."""
     from latex2sympy2_extended.latex2sympy2 import ConversionConfig, latex2sympy
 
-    # Letters like others, where the parser knows a number: `i` is the imaginary unit, `e` is Euler's number
+    # I and E are ordinary letters here, but numbers for the parser. i stays the imaginary unit, e Euler's number
     text = re.sub(r"(?<![A-Za-z\\{])([IE])(?![A-Za-z])|(?<=\{)([IE])(?![A-Za-z}])", r"\\text{\1\2}", latex)
     if re.search(r"(?<![A-Za-z}])\d+_", latex):
-        return None  # a number in some base, of which the parser would drop the base
+        return None  # a number in some base; the parser would drop the base
     if "!!" in latex:
-        return None  # the parser takes it for the factorial of a factorial
+        return None  # the parser reads it as the factorial of a factorial
     if re.search(r"\\(?:gcd|lcm) [^a-z]*[A-Za-z]", latex):
-        return None  # the parser takes letters for polynomials, which have no common divisor
-    text = re.sub(r"\\(gamma|Gamma) (?!\()", r"\\text{\1 letter}", text)  # and not Euler's constant
+        return None  # the parser reads letters as polynomials without a common divisor
+    text = re.sub(r"\\(gamma|Gamma) (?!\()", r"\\text{\1 letter}", text)  # not Euler's constant
     text = re.sub(r"(?<=[A-Za-z]) (?=[{\[])", "", text)
     try:
         return latex2sympy(
             text, is_real=True, normalization_config=None, conversion_config=ConversionConfig(lowercase_symbols=False)
         )
-    except Exception:  # of all kinds
+    except Exception:  # all kinds of exceptions
         return None
 
 
@@ -52,11 +52,11 @@ def same_formulas(gold: str, answer: str, tolerance: float = 0.0) -> bool:
 
     Args:
         gold (`str`):
-            LaTeX in [`~latex.spell`]'s spelling.
+            LaTeX as [`~latex.spell`] returns it.
         answer (`str`):
-            LaTeX in the same spelling.
+            LaTeX of the same form.
         tolerance (`float`, *optional*, defaults to `0.0`):
-            Relative distance that two numbers may have.
+            Relative distance up to which two numbers are equal.
     """
     numbers = number(gold), number(answer)
     if numbers[0] is not None and numbers[1] is not None:
@@ -83,7 +83,7 @@ def same_equations(gold: tuple[str, str], answer: tuple[str, str]) -> bool:
     """
     Whether two equations, each a left and a right side, have the same solutions.
 
-    They have if the differences of their sides are proportional, as they stand or without denominators, or if one
+    This holds if the differences of their sides are proportional, with or without denominators. It also holds if one
     has the form `x = ...`, and the other is linear in x and true for that value.
     """
     import sympy
@@ -102,7 +102,7 @@ def same_equations(gold: tuple[str, str], answer: tuple[str, str]) -> bool:
                 return True
     try:
         tops = [sympy.fraction(sympy.together(difference))[0] for difference in (left, right)]
-    except Exception:  # of all kinds
+    except Exception:  # all kinds of exceptions
         return False
     return _proportional(*tops)
 
@@ -148,18 +148,18 @@ def _same(gold: Any, answer: Any) -> bool:
 
 
 def _same_otherwise(gold: Any, answer: Any) -> bool:
-    """math-verify's verdict, where no number could be had: sets, derivatives, functions without a definition."""
+    """math-verify's verdict on what has no numeric value: sets, derivatives, functions without a definition."""
     import sympy
     from math_verify import verify
 
     if isinstance(gold, sympy.Set) != isinstance(answer, sympy.Set):
-        return False  # math-verify takes an element for the set of it
+        return False  # math-verify treats an element as the set of it
     letters = [{str(symbol) for symbol in reading.free_symbols} for reading in (gold, answer)]
     return letters[0] == letters[1] and verify(gold, answer, float_rounding=12, timeout_seconds=None)
 
 
 def _number_of(reading: Any) -> Number | None:
-    """The value of a constant, as long as a decimal can need it."""
+    """The value of a constant, with as many digits as a decimal can need."""
     import sympy
 
     if not isinstance(reading, sympy.Expr) or reading.free_symbols:
@@ -169,7 +169,7 @@ def _number_of(reading: Any) -> Number | None:
 
 
 def _agree(gold: Any, answer: Any) -> bool | None:
-    """Whether two expressions have the same values; `None` where too few can be had."""
+    """Whether two expressions have the same values. `None` if too few can be computed."""
     import sympy
 
     gold, answer = _exact(gold), _exact(answer)
@@ -205,7 +205,7 @@ def _solves(difference: Any, letter: Any, value: Any) -> bool:
     import sympy
 
     slope = difference.subs(letter, value + 1) - difference.subs(letter, value)
-    # Where the slope is 0, every value of the letter would be a solution, unless the value has no meaning there
+    # Where the slope is 0, every value of the letter would be a solution. Allowed only where `value` is undefined
     if not _proportional(slope, sympy.fraction(sympy.together(value))[1]):
         return False
     triples = _values([difference.subs(letter, value + shift) for shift in range(3)])
@@ -224,13 +224,13 @@ def _close(one: Any, other: Any, shared: int = SHARED) -> bool:
 
 
 def _values(expressions: Sequence[Any]) -> list[tuple[Any, ...]]:
-    """What expressions come to at points where all have a value."""
+    """The values of expressions at points where all of them have one."""
     expressions = [_exact(expression) for expression in expressions]
     return _pairs(expressions, sorted(set().union(*(one.free_symbols for one in expressions)), key=str))
 
 
 def _pairs(expressions: Sequence[Any], letters: Sequence[Any], digits: int = DIGITS) -> list[tuple[Any, ...]]:
-    """Values of expressions at points where all have one, real unless `i` stands in them."""
+    """Values of expressions at points where all of them have one, real unless they contain `i`."""
     import sympy
 
     imaginary = {letter: sympy.I for letter in letters if letter.name == "i"}
@@ -249,7 +249,7 @@ def _pairs(expressions: Sequence[Any], letters: Sequence[Any], digits: int = DIG
             else:
                 found.append(tuple(values))
                 if len(found) > 1 and not _close(found[-1][0], found[-1][1]) and len(expressions) == 2:
-                    return found  # proportional or not, these two are different
+                    return found  # the two differ, and two points show whether they are proportional
         if len(found) >= 2 or not variables:
             break
     return found
@@ -260,7 +260,7 @@ def _value(expression: Any, place: dict[Any, Any], digits: int = DIGITS) -> Any:
 
     try:
         value = expression.evalf(digits, subs=place or None, maxn=MAX_DIGITS + digits)
-    except Exception:  # of all kinds
+    except Exception:  # all kinds of exceptions
         return None
     if not value.is_number or value.has(sympy.nan, sympy.zoo, sympy.oo) or value.atoms(sympy.Function, sympy.Symbol):
         return None
@@ -268,7 +268,7 @@ def _value(expression: Any, place: dict[Any, Any], digits: int = DIGITS) -> Any:
 
 
 def _points(size: int) -> list[list[Any]]:
-    """Some with positive coordinates, for roots and logarithms, small and large, so that floor and ceiling differ."""
+    """Points, some positive for roots and logarithms, some small and some large so that floor and ceiling differ."""
     import sympy
 
     draw = random.Random(_SEED)
@@ -277,7 +277,7 @@ def _points(size: int) -> list[list[Any]]:
 
 
 def _whole_points(size: int) -> list[list[Any]]:
-    """For what has values at whole numbers only, such as a power of -1."""
+    """Points for expressions with values only at whole numbers, such as a power of -1."""
     import sympy
 
     draw = random.Random(_SEED)
@@ -285,14 +285,14 @@ def _whole_points(size: int) -> list[list[Any]]:
 
 
 def _exact(expression: Any) -> Any:
-    """Decimals as the fractions that they write, sums, products and integrals worked out, `dy/dx` a letter."""
+    """Make decimals fractions and `dy/dx` a letter, and evaluate sums, products, integrals and the like."""
     import sympy
 
     floats = {number: sympy.Rational(sympy.sstr(number, full_prec=True)) for number in expression.atoms(sympy.Float)}
     rates = {
         rate: sympy.Symbol(str(rate), real=True)
         for rate in expression.atoms(sympy.Derivative)
-        if not rate.expr.free_symbols & set(rate.variables)  # SymPy would make it 0
+        if not rate.expr.free_symbols & set(rate.variables)  # SymPy would evaluate it to 0
     }
     expression = expression.xreplace({**floats, **rates}) if floats or rates else expression
     if expression.has(sympy.Sum, sympy.Product, sympy.Integral, sympy.Limit, sympy.Derivative):
@@ -301,7 +301,7 @@ def _exact(expression: Any) -> Any:
 
 
 def _digits_for(expressions: Sequence[Any]) -> int:
-    """Digits that tell constants apart: (2^100-1)/2^100 and 1 differ in the 31st."""
+    """Number of digits that tells constants apart: (2^100-1)/2^100 and 1 differ in the 31st."""
     import sympy
 
     bits = [0]

@@ -1,4 +1,4 @@
-"""Gold answers that almost no answer can match, counted before anything is drawn."""
+"""Counts gold answers that almost no answer can match, before anything is drawn."""
 
 from collections.abc import Sequence
 
@@ -11,22 +11,22 @@ SHOWN_LENGTH = 60
 
 def describe_text_golds(golds: Sequence[str]) -> str:
     """
-    Say how many golds are read as text alone, so that only an answer in the same spelling equals them.
+    Say how many golds cannot be parsed, so that only an answer with the same text equals them.
 
     Args:
         golds (`Sequence[str]`):
             As [`~answers.gold_answer`] returns them.
 
     Returns:
-        `str`: one sentence with three of them and what to do, or that there are none.
+        `str`: a sentence with three of them and what to do, or that all can be parsed.
     """
     different = list(dict.fromkeys(golds))
     are_text = dict(zip(different, shared_grader().text_alone(different), strict=True))
     count = sum(are_text[gold] for gold in golds)
     if count == 0:
-        return f"All {len(golds)} gold answers can be read."
+        return f"`math_reward` can parse all {len(golds)} gold answers."
     shown = [gold if len(gold) <= SHOWN_LENGTH else f"{gold[:SHOWN_LENGTH]}…" for gold in different if are_text[gold]]
     return (
-        f"{count} of {len(golds)} gold answers are read as text alone, so that only the same spelling earns 1 "
+        f"`math_reward` cannot parse {count} of {len(golds)} gold answers, so only the same text earns 1 "
         f"({'; '.join(map(repr, shown[:NUM_SHOWN]))}): write them as LaTeX formulas, or leave these rows out."
     )

@@ -1,9 +1,8 @@
-"""Compares math answers in child processes. A hostile answer can kill such a process, but nothing else.
+"""Compares math answers in child processes. A pathological answer can only kill such a child.
 
-SymPy can be kept busy for ever by a short text (`9^{9^{9^9}}`), and math-verify's time limits need the main thread. So
-each worker is a process of its own, `python -m opefo_trl.grading.grader`, which imports neither torch nor the
-user's script, and lets a child do the reading: the kernel ends a child that takes too long, and the worker forks
-another.
+A short text such as `9^{9^{9^9}}` can keep SymPy busy forever, and math-verify's time limits need the main thread. So
+each worker is a separate process, `python -m opefo_trl.grading.grader`, which imports neither torch nor the user's
+script. It lets a child process compare. The kernel ends a child that takes too long, and the worker forks another.
 """
 
 import json
@@ -24,14 +23,14 @@ from .equality import equal, is_text_alone
 from .policy import DEFAULT_POLICY, Policy
 
 
-# Per answer. An ordinary one takes milliseconds; processor time does not depend on what else the machine does
+# Per answer. An ordinary one takes milliseconds. CPU time does not depend on what else the machine does
 CPU_SECONDS = 1.0
 WALL_SECONDS = 5.0
 MEMORY_BYTES = 2 * 1024**3
-# A reader that has grown to this, by a leak or by one large answer, is replaced before it reads the next
+# A child that has grown to this size, by a leak or by one large answer, is replaced before the next answer
 KEPT_BYTES = 1024**3
 MAX_WORKERS = 8
-# Formulas of most kinds. The parser remembers what it has seen of its grammar, and every child begins with that
+# Formulas of most kinds. The parser caches the grammar that it has seen, and every child inherits the cache
 _WARMING_UP = (
     r"-\frac{3x^2+1}{2}, \sqrt[3]{2}(x-1)\sin(2x), e^{-x}+\log_2 x, (-\infty,3]\cup[4,5), a_1+|b|!, 2.5\cdot 3"
 )
@@ -41,8 +40,8 @@ class Grader:
     """
     Compares answers with golds in worker processes.
 
-    No answer takes more than `CPU_SECONDS` of a processor and `WALL_SECONDS` of a worker (twice that where the gold
-    itself is hostile), in whatever thread.
+    No answer takes more than `CPU_SECONDS` of CPU time and `WALL_SECONDS` of a worker (twice that if the gold itself
+    is pathological). This holds in any thread.
 
     Args:
         num_workers (`int`, *optional*):
@@ -63,13 +62,13 @@ class Grader:
         """
         Args:
             pairs (`Iterable[tuple[str, str | None]]`):
-                Gold and answer, each LaTeX without its box; no answer is `None`.
+                Gold and answer, each LaTeX without its box. `None` if there is no answer.
             policy (`Policy`, *optional*):
                 Options of the math reward.
 
         Returns:
-            `list[float | None]`: 1.0 where they are equal, 0.0 where they are not, where the answer cannot be read and
-            where it is `None`; `None` where there is no gold, or it takes too long to read.
+            `list[float | None]`: 1.0 if they are equal. 0.0 if they are not, and if the answer is `None` or cannot be
+            read. `None` if there is no gold, or it takes too long to read.
 
         Raises:
             `RuntimeError`: if the workers cannot run at all.
@@ -113,8 +112,8 @@ class Grader:
                 worker.kill()
                 worker = _start_worker()
             raise RuntimeError(
-                "The processes that compare math answers end at once: run `python -m opefo_trl.grading.grader` to see "
-                "why."
+                "The processes that compare math answers exit at once: run `python -m opefo_trl.grading.grader` to "
+                "see why."
             )
         finally:
             self._idle.put(worker)
@@ -122,20 +121,20 @@ class Grader:
 
 @cache
 def shared_grader() -> Grader:
-    """The one pool of this process, started when it is first needed."""
+    """The pool of this process, started on first use."""
     return Grader()
 
 
 def _start_worker() -> subprocess.Popen[str]:
-    # It ends by itself when this process is gone, since then its stdin does
+    # The worker ends by itself when this process is gone, since its stdin is closed
     return subprocess.Popen(
         [sys.executable, "-m", "opefo_trl.grading.grader"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
 
 
 def serve() -> None:
-    """Answer each line of stdin, a request as JSON, with a line on stdout: what one worker does."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the training, whose end ends this
+    """Main loop of a worker: answer each line of stdin, a request as JSON, with a line on stdout."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the training handles Ctrl-C, and this worker ends with it
     logging.disable()  # math-verify's warnings print the whole text
     is_text_alone(_WARMING_UP)  # imports SymPy and the parser once, not in every child
     replies = sys.stdout
@@ -170,7 +169,7 @@ class _Reader:
 
     def _ask(self, gold: str, answer: str | None, policy: dict) -> dict | None:
         """The child's reply. Raises `TimeoutError` if the pair kills it."""
-        for _ in range(2):  # it may have ended before; only if its timer ended it, this pair was surely the cause
+        for _ in range(2):  # it may have died earlier; only if its timer ended it, this pair is surely the cause
             try:
                 self._connection.send_bytes(json.dumps((gold, answer, policy)).encode())  # `send` would pickle
                 return json.loads(self._connection.recv_bytes())

@@ -1,4 +1,4 @@
-r"""Single items and sides: names and values, sets spelled out, letters renamed, and their LaTeX."""
+r"""Works on single items and sides: names and values, expanded sets, renamed letters, and their LaTeX."""
 
 import re
 
@@ -57,7 +57,7 @@ def is_member(item: Item) -> bool:
 
 
 def with_letter(item: Item, letter: str) -> Item:
-    """The condition of a set-builder, about another letter."""
+    """The condition of a set-builder, rewritten for another letter."""
 
     def renamed(side: Side) -> Side:
         trees = [p if isinstance(p, Words) else tuple(substituted(p.nodes, item.letter or "", letter)) for p in side]
@@ -85,7 +85,7 @@ def rounds_to(exact: Side, rounded: Side, to_whole: bool = True) -> bool:
 
 
 def name(item: Item) -> str | None:
-    r"""What an equation gives a value to: `x`, `f(2)`, `y_{max}`, `\angle ABC`; not `x^2 + y^2`."""
+    r"""The name that an equation gives a value to: `x`, `f(2)`, `y_{max}`, `\angle ABC`; not `x^2 + y^2`."""
     if not item.relations or not set(item.relations) <= {"=", r"\in"} or len(item.sides[0]) != 1:
         return None
     piece = item.sides[0][0]
@@ -97,7 +97,7 @@ def name(item: Item) -> str | None:
 
 
 def renamed(gold_name: str | None, answer_name: str | None, side: Side) -> Side | None:
-    """A side with the gold's letter in place of its own, where both define one function; `None` where they do not."""
+    """A side with the gold's letter in place of its own, if both define the same function, else `None`."""
     functions = [re.fullmatch(r"([A-Za-z])\(([A-Za-z])\)", name or "") for name in (gold_name, answer_name)]
     if not functions[0] or not functions[1] or functions[0][1] != functions[1][1] or not is_formula(side):
         return None
@@ -128,7 +128,7 @@ def is_formula_alone(item: Item) -> bool:
 
 
 def has_letters(side: Side) -> bool:
-    """Whether a side names something, a variable, a function or a word, and is no mere number."""
+    """Whether a side names a variable, a function or a word, and is not just a number."""
     for piece in side:
         if isinstance(piece, Words) or piece.latex in ("e", "i"):
             return True
@@ -144,7 +144,7 @@ def latex_of_side(side: Side) -> str:
 
 def latex_of_item(item: Item) -> str:
     if is_member(item):
-        return latex_of_side(item.sides[1])  # x \in [1, 2] says what [1, 2] does
+        return latex_of_side(item.sides[1])  # x \in [1, 2] means the same as [1, 2]
     return " ".join(
         text for pair in zip(map(latex_of_side, item.sides), (*item.relations, ""), strict=True) for text in pair
     )

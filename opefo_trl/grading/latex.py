@@ -1,9 +1,8 @@
-r"""One spelling for the many ways to write the same LaTeX, and its tree of groups.
+r"""Normalizes the many ways to write the same LaTeX, and parses it into a tree of groups.
 
-[`spell`] works on the text: Unicode becomes LaTeX, synonyms become one command, and commands that
-only change the layout go away.
-[`parse`] makes a tree of it, in which every bracket, environment and piece of prose is a node, and completes the
-shorthand (`\frac12`). Nothing here knows what an answer means: see `reading`.
+[`spell`] works on the text: Unicode becomes LaTeX, synonyms become one command, and layout commands are removed.
+[`parse`] makes a tree of it, in which every bracket, environment and piece of prose is a node, and completes shorthand
+(`\frac12`). Nothing here knows what an answer means: see `reading`.
 """
 
 import re
@@ -13,19 +12,19 @@ from dataclasses import dataclass
 
 
 class Unreadable(ValueError):
-    """The text is no LaTeX whose meaning is clear: a bracket without its partner, say, or two numbers side by side."""
+    """The text has no clear meaning as LaTeX: for example, an unmatched bracket or two numbers side by side."""
 
 
 @dataclass(frozen=True)
 class Words:
-    """Prose: what stands in `\\text{}`, or a run of letters that is a word."""
+    """Prose: the content of `\\text{}`, or a run of letters that is a word."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Group:
-    """What stands between two brackets, `("(", children, "]")`, or in an environment, with its name for both."""
+    """The content of two brackets, `("(", children, "]")`, or of an environment, with its name in place of both."""
 
     open: str
     children: tuple["Node", ...]
@@ -76,7 +75,7 @@ _SYNONYMS = {
     **{"top": "T", "intercal": "T"},
     **{"R": r"\mathbb{R}", "Z": r"\mathbb{Z}", "N": r"\mathbb{N}", "Q": r"\mathbb{Q}", "infin": r"\infty"},
 }
-# They change the layout alone
+# They only change the layout
 _LAYOUT = (
     "left right middle big Big bigg Bigg bigl bigr Bigl Bigr biggl biggr Biggl Biggr displaystyle textstyle "
     "scriptstyle limits nolimits boxed fbox hfill noindent"
@@ -85,7 +84,7 @@ _SPACES = ("space", "enspace", "thinspace", "hfill", "newline", "allowbreak")
 
 
 def _repeating(whole: str, decimals: str, repeated: str) -> str:
-    r"""0.1\overline{6} as the fraction that it is."""
+    r"""0.1\overline{6} as a fraction."""
     top = int(whole + decimals + repeated) - int(whole + decimals)
     return rf"\frac{{{top}}}{{{'9' * len(repeated)}{'0' * len(decimals)}}}"
 
@@ -146,7 +145,7 @@ _ARGUMENTS = {r"\frac": 2, r"\binom": 2, r"\sqrt": 1, r"\overline": 1, r"\bar": 
 _TEXT = {r"\text", r"\textbf", r"\textit", r"\textrm", r"\textnormal", r"\mbox", r"\hbox", r"\textsf", r"\emph"}
 _UPRIGHT = {r"\mathrm", r"\operatorname", r"\mathsf", r"\mathtt", r"\texttt"}
 _LETTER_STYLES = {r"\mathbf", r"\mathit", r"\boldsymbol", r"\bm", r"\pmb", r"\vec", r"\hat", r"\overrightarrow"}
-# The products of vectors, which are no products of numbers
+# Products of vectors, which are not products of numbers
 _VECTOR_PRODUCTS = {r"\times": r"\wedge", r"\cdot": r"\bullet"}
 FUNCTIONS = (
     "arcsin arccos arctan arccot sinh cosh tanh sin cos tan cot sec csc log ln exp max min gcd lcm det sqrt pi"
@@ -154,13 +153,13 @@ FUNCTIONS = (
 
 
 def spell(text: str) -> str:
-    """The same LaTeX in the one spelling that [`parse`] knows."""
+    """The same LaTeX in the normalized form that [`parse`] expects."""
     for letters, command in ((_RAISED, "^"), (_LOWERED, "_")):
         text = re.sub(f"([{letters}]+)", rf"{command}{{\1}}", text)
     text = unicodedata.normalize("NFKC", text.translate(_UNICODE)).replace("−", "-")
     text = re.sub(r"(\d+)\N{FRACTION SLASH}(\d+)", r"\\frac{\1}{\2}", text)  # ½, by now 1⁄2
     if r"\begin" not in text:
-        text = re.sub(r"\\\\(?=[A-Za-z])", r"\\", text)  # escaped twice on its way
+        text = re.sub(r"\\\\(?=[A-Za-z])", r"\\", text)  # escaped twice
     for pattern, replacement in _RULES:
         text = pattern.sub(replacement, text)
     return _COMMAND.sub(lambda match: _SYNONYMS.get(match[1], match[0]), text)
@@ -171,7 +170,7 @@ def parse(text: str) -> tuple[Node, ...]:
     The tree of a text that [`spell`] returned.
 
     Raises:
-        `Unreadable`: if a bracket or an environment has no partner, or a command no argument.
+        `Unreadable`: if a bracket or an environment is unmatched, or a command lacks an argument.
     """
     tokens = _TOKEN.findall(text)
     stack: list[tuple[str, list[Node]]] = [("", [])]
@@ -190,7 +189,7 @@ def parse(text: str) -> tuple[Node, ...]:
                 tokens[following] = _VECTOR_PRODUCTS.get(tokens[following], tokens[following])
         elif token == r"\begin":
             name, position = _raw_argument(tokens, position)
-            if name == "array":  # how its columns are aligned
+            if name == "array":  # skip the alignment of its columns
                 position = _raw_argument(tokens, position)[1]
             stack.append((name, []))
         elif token == r"\end":
@@ -253,7 +252,7 @@ def _raw_argument(tokens: list[str], position: int) -> tuple[str, int]:
 
 
 def _prose(content: str, is_upright: bool, before: list[Node]) -> list[Node]:
-    """What stands in `\\text{}`: a number is a number, a lone letter may be a variable, the rest is words."""
+    """The content of `\\text{}`: a number stays a number, a lone letter may be a variable, the rest is words."""
     stripped = content.strip(" ()")
     last = next((node for node in reversed(before) if node != " "), "")
     may_be_unit = not isinstance(last, str) or last[:1].isdigit() or last in ("/", r"\cdot", "-", r"\degree")
@@ -268,7 +267,7 @@ def _prose(content: str, is_upright: bool, before: list[Node]) -> list[Node]:
 
 
 def _completed(nodes: list[Node]) -> tuple[Node, ...]:
-    """Shorthand written out: every command has its arguments in braces, and every exponent and index, too."""
+    """Write out shorthand: put all arguments of commands, exponents and indices in braces."""
     done: list[Node] = []
     position = 0
 
@@ -311,7 +310,7 @@ def _completed(nodes: list[Node]) -> tuple[Node, ...]:
                 done.append(argument(node == r"\sqrt", True))
         elif isinstance(node, str) and node in ("^", "_"):
             done += [node, argument(node == "^")]
-        elif isinstance(node, Group) and node.open == "{":  # not the argument of anything
+        elif isinstance(node, Group) and node.open == "{":  # not an argument of a command
             done += _bare_braces(node)
         else:
             done.append(node)

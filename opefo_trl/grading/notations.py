@@ -1,6 +1,6 @@
 r"""Formulas in a notation that the parser does not know: per cent, degrees, bases, ratios, constants of integration.
 
-Every rule is a function of two formulas in [`~latex.spell`]'s spelling, which answers `None` where it does not apply.
+Every rule takes two formulas as [`~latex.spell`] returns them, and returns `None` if it does not apply.
 """
 
 import re
@@ -41,7 +41,7 @@ def is_based(formula: str) -> bool:
 
 def _same_marked(gold: str, answer: str, policy: Policy) -> bool | None:
     r"""50\% is 1/2, and 180 degrees are pi. Like a unit, the mark may be missing on one side: 50\% is 50, too."""
-    # But 0.5 is not 0.5\%, nor pi/2 that many degrees
+    # But 0.5 is not 0.5\%, and pi/2 is not pi/2 degrees
     marks = [set(_MARK.findall(formula)) for formula in (gold, answer)]
     if not marks[0] and not marks[1]:
         return None
@@ -56,7 +56,7 @@ def _same_marked(gold: str, answer: str, policy: Policy) -> bool | None:
 
 
 def _same_base(gold: str, answer: str, policy: Policy) -> bool | None:
-    """The same digits in the same base, which the answer may leave out, but not add: 52_8 is a way to write 42."""
+    """The same digits in the same base. The answer may leave out the base, but not add one: 52_8 is 42."""
     one, other = _BASED.fullmatch(gold), _BASED.fullmatch(answer)
     if one is None and other is None:
         return None
@@ -82,7 +82,7 @@ def _same_ratio(gold: str, answer: str, policy: Policy) -> bool | None:
 
 
 def _same_constants(gold: str, answer: str, policy: Policy) -> bool:
-    """The constant of integration is C or c. Alone, as choices, these are two."""
+    """C and c both name the constant of integration. Alone, they are two different choices."""
     renamed = [_LETTER_C.sub("c", formula) for formula in (gold, answer)]
     if renamed == [gold, answer] or {gold, answer} == {"c", "C"}:
         return False

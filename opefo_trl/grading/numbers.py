@@ -6,9 +6,9 @@ from fractions import Fraction
 from functools import lru_cache
 
 
-# A decimal with so many digits may stand for the number that it rounds: 0.333333 for 1/3, 4.12311 for the root of 17
+# A decimal with this many digits may stand for the number that it rounds: 0.333333 for 1/3, 4.12311 for the root of 17
 SIGNIFICANT = 6
-# A decimal with so many digits is a float, whose last digits are noise
+# A decimal with this many digits is a float, whose last digits are noise
 FLOAT_DIGITS, FLOAT_NOISE = 12, Fraction(1, 10**12)
 MAX_EXPONENT = 5000
 
@@ -48,7 +48,7 @@ def number(latex: str) -> Number | None:
 
 
 def same_numbers(gold: Number, answer: Number, tolerance: float) -> bool:
-    """Whether two numbers are the same, within `tolerance` of each other, or one is a long decimal of the other."""
+    """Whether two numbers are the same, within `tolerance` of each other, or one is the other as a long decimal."""
     distance = abs(gold.value - answer.value)
     if distance <= Fraction(tolerance) * abs(gold.value):
         return True
@@ -64,7 +64,7 @@ def same_numbers(gold: Number, answer: Number, tolerance: float) -> bool:
 
 
 def rounds_to(exact: Number, rounded: Number) -> bool:
-    """Whether a number rounds, or is cut off, to a decimal, or rounds to a whole number."""
+    """Whether a number rounds or truncates to a decimal, or rounds to a whole number."""
     excess = abs(exact.value) - abs(rounded.value)
     if exact.value * rounded.value < 0:
         return False

@@ -1,4 +1,4 @@
-"""Options of the math reward: what users differ on."""
+"""Options of the math reward."""
 
 from dataclasses import dataclass, fields
 from typing import Any, Literal
@@ -7,11 +7,11 @@ from typing import Any, Literal
 @dataclass(frozen=True)
 class Policy:
     """
-    Options of the math reward, for what users differ on.
+    Options of the math reward, on which users differ.
 
     Args:
         tolerance (`float`, *optional*, defaults to `0.0`):
-            Relative distance within which two numbers are equal, for example 0.01 for golds that are rounded.
+            Relative distance up to which two numbers are equal, for example 0.01 for rounded golds.
         units (`str`, *optional*, defaults to `"optional"`):
             With `"required"`, the answer must have the same unit as the gold, or no unit if the gold has none.
         several_golds (`str`, *optional*, defaults to `"all"`):

@@ -1,7 +1,8 @@
-r"""What an answer says: a list of items, each a chain of sides (`x`, `=`, `5`), each side formulas and words in turn.
+r"""Parses an answer into items: each is a chain of sides (`x`, `=`, `5`), and each side is formulas and words in turn.
 
-So `x = 5 \text{ cm}, y = 2` is two items, and `5 \text{ hours } 30 \text{ minutes}` one side of four pieces. Two
-answers are compared piece by piece (see `equality`), so that math-verify compares single formulas, and nothing is cut.
+`x = 5 \text{ cm}, y = 2` is two items, and `5 \text{ hours } 30 \text{ minutes}` is one side of four pieces. Two
+answers are compared piece by piece (see `equality`), so that math-verify compares single formulas, and nothing is left
+out.
 """
 
 import re
@@ -31,7 +32,7 @@ class Item:
 
     Args:
         sides (`tuple[Side, ...]`):
-            Formulas and words in turn, each.
+            Sides, each of formulas and words in turn.
         relations (`tuple[str, ...]`):
             Commands such as `=` and `\\le`.
         letter (`str`, *optional*):
@@ -44,13 +45,13 @@ class Item:
 
 
 RELATIONS = {"=", "<", ">", r"\le", r"\ge", r"\ne", r"\in", r"\approx", r"\equiv", r"\to", r"\sim", r"\subset"}
-# Brackets whose content is a list, each under one name, and environments whose content is a table
+# Brackets whose content is a list, with one name for those of the same kind, and environments that hold a table
 BRACKETS = {"(": "(", "[": "[", r"\langle": "(", r"\{": r"\{"}
 TABLES = {"cases", "array", "matrix", "pmatrix", "bmatrix", "Bmatrix", "smallmatrix", "aligned", "align*", "gathered"}
 _LEADING = re.compile(r"[1-9]\d{0,2}(\d{3})*")
 
 
-@lru_cache(maxsize=1024)  # a batch's golds come again, and so do the answers of a group
+@lru_cache(maxsize=1024)  # golds repeat in a batch, and so do the answers of a group
 def read(text: str) -> tuple[Item, ...] | None:
     """
     The items of an answer.
@@ -60,7 +61,7 @@ def read(text: str) -> tuple[Item, ...] | None:
             LaTeX without its box.
 
     Returns:
-        `tuple[Item, ...]` or `None`: `None` where the text has no clear meaning as LaTeX, and is only a text.
+        `tuple[Item, ...]` or `None`: `None` if the text has no clear meaning as LaTeX.
     """
     try:
         return items_of(_thousands(with_words(parse(spell(text)))))
@@ -137,7 +138,7 @@ def _thousands(nodes: list[Node]) -> list[Node]:
 
 
 def _items(part: list[Node]) -> list[Item]:
-    """One item, or two where a sign is `\\pm`, or those of the condition in a set-builder."""
+    """One item, two if it has a `\\pm`, or those of the condition in a set-builder."""
     part = _trimmed(part)
     condition = _condition(part)
     if condition is not None:
@@ -188,7 +189,7 @@ def _item(part: list[Node]) -> Item:
 
 
 def _side(nodes: list[Node]) -> Side:
-    """Formulas and words in turn; a unit is one word, whatever stands in it: `\\text{m}/\\text{s}^2`."""
+    """Formulas and words in turn. A unit is one word, whatever it contains: `\\text{m}/\\text{s}^2`."""
     if any(isinstance(node, Words) for node in nodes) and all(
         isinstance(node, Words) or node in (" ", "-", "'", ".") or isinstance(node, str) and node.isalpha()
         for node in nodes
@@ -227,10 +228,10 @@ def _formula(nodes: list[Node]) -> Formula:
 
 def _products(nodes: list[Node]) -> list[Node]:
     r"""
-    The product in `2(3)` and `(2)(3)` as a dot, since math-verify would read them as mixed numbers.
+    Write the product in `2(3)` and `(2)(3)` with a dot, since math-verify would read them as mixed numbers.
 
     Raises:
-        `Unreadable`: for a number right behind another one or behind a letter, which may mean many things.
+        `Unreadable`: for a number directly after another number or a letter, which is ambiguous.
     """
     done: list[Node] = []
     for node in nodes:
@@ -259,7 +260,7 @@ def _products(nodes: list[Node]) -> list[Node]:
 
 
 def _trimmed(nodes: list[Node]) -> list[Node]:
-    """Without spaces and stops at both ends."""
+    """Nodes without spaces and punctuation at both ends."""
     start, end = 0, len(nodes)
     while start < end and nodes[start] in (" ", ":", "?"):
         start += 1

@@ -17,9 +17,9 @@ from .policy import DEFAULT_POLICY, Policy
 
 
 TRL_REWARDS = ("accuracy_reward", "reasoning_accuracy_reward", "think_format_reward", "get_soft_overlong_punishment")
-# Those that read messages alone
+# Those that read only messages
 TRL_MESSAGE_REWARDS = ("accuracy_reward", "reasoning_accuracy_reward", "think_format_reward")
-# Arguments that TRL passes to every reward function, beside the dataset's columns
+# Arguments that TRL passes to every reward function, in addition to the dataset's columns
 TRL_ARGUMENTS = ("prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric")
 
 
@@ -29,13 +29,13 @@ def get_math_reward(
     r"""
     Reward function for [`~trl.GRPOTrainer`]: 1.0 for an answer that equals the gold one.
 
-    The answer is the completion's last `\boxed{}`; without any box, its last line of the form `Answer: 34`. It is
-    compared in worker processes (see [`~grader.Grader`]), so that no answer can stop the training, from whatever
-    thread. docs/math_reward.md has the rules.
+    The answer is the completion's last `\boxed{}`. Without any box, it is the last line of the form `Answer: 34`. It
+    is compared in worker processes (see [`~grader.Grader`]), so that no answer can stall training, whatever the
+    thread. docs/math_reward.md explains the rules.
 
     Args:
         tolerance (`float`, *optional*, defaults to `0.0`):
-            Relative distance within which two numbers are equal, for example 0.01 for golds that are rounded.
+            Relative distance up to which two numbers are equal, for example 0.01 for rounded golds.
         units (`str`, *optional*, defaults to `"optional"`):
             With `"required"`, the answer must have the same unit as the gold, or no unit if the gold has none.
         several_golds (`str`, *optional*, defaults to `"all"`):
@@ -43,10 +43,10 @@ def get_math_reward(
 
     Returns:
         `Callable`: a function named `math_reward`. It takes `completions` (texts, or lists of messages, of which the
-        last one counts) and the column `solution` (gold answers, in any spelling that [`~answers.gold_answer`] reads),
-        and returns for each completion 1.0, 0.0 (also if no answer can be read), or `None` if the row has no gold. TRL
-        ignores rows with `None`. It logs `math_reward/answered`, the share of completions that give an answer at all:
-        near 0 with a wrong prompt template or too short a `max_completion_length`.
+        last one counts) and the column `solution` (gold answers, in any format that [`~answers.gold_answer`] reads).
+        For each completion it returns 1.0, 0.0 (also if no answer can be read), or `None` if the row has no gold. TRL
+        ignores rows with `None`. It logs `math_reward/answered`, the share of completions that give an answer. This is
+        near 0 if the prompt template is wrong or `max_completion_length` too short.
 
     Raises:
         `ValueError`: if a value is not allowed.
@@ -97,9 +97,9 @@ def load_reward(name: str, max_completion_length: int, policy: Policy = DEFAULT_
             `"math_reward"`, one of `TRL_REWARDS`, or the dotted path of a function, looked up from the current folder
             too.
         max_completion_length (`int`):
-            In tokens. `"get_soft_overlong_punishment"` punishes within its last fifth.
+            Maximum completion length in tokens. `"get_soft_overlong_punishment"` punishes within its last fifth.
         policy (`Policy`, *optional*):
-            For `"math_reward"`.
+            Options of `"math_reward"`.
 
     Raises:
         `ValueError`: if there is no such function or its module cannot be imported.
@@ -134,9 +134,9 @@ def load_reward(name: str, max_completion_length: int, policy: Policy = DEFAULT_
 
 def check_reward(reward: Callable[..., Any], row: dict[str, Any]) -> None:
     """
-    Raise a `ValueError` where TRL's call of the reward function would fail: with TRL's own arguments by keyword, every
-    column of the dataset but `prompt`, `completion` and `completion_ids`, and completions that are texts or messages
-    as the prompt of `row` is.
+    Raise a `ValueError` if TRL's call of the reward function would fail. TRL passes by keyword its own arguments and
+    every column of the dataset except `prompt`, `completion` and `completion_ids`. The completions are texts or
+    messages, like the prompt of `row`.
     """
     name = get_callable_name(reward)
     passed = {*TRL_ARGUMENTS, *row} - {"prompt", "completion"}
@@ -145,7 +145,7 @@ def check_reward(reward: Callable[..., Any], row: dict[str, Any]) -> None:
     except TypeError as error:
         raise ValueError(
             f"Reward function {name!r} does not fit the dataset: {error}. The columns are {', '.join(row)}. Rename a "
-            "column (`dataset_solution_column` names one `solution`), or add **kwargs to the function."
+            "column (`dataset_solution_column` renames one to `solution`), or add **kwargs to the function."
         ) from error
     if isinstance(row["prompt"], str) and reward in [getattr(trl_rewards, known) for known in TRL_MESSAGE_REWARDS]:
         raise ValueError(

@@ -1,4 +1,4 @@
-r"""Words in answers: which letters are words, which words are a unit, and when two say the same."""
+r"""Words in answers: which letters are words, which words are a unit, and which words mean the same."""
 
 import re
 from collections.abc import Iterable
@@ -7,13 +7,13 @@ from functools import lru_cache
 from .latex import Group, Node, Unreadable, Words, latex, spell
 
 
-# Short words, which would be products of variables where no space is around them
+# Short words, which would be read as products of variables inside a formula
 _SHORT_WORDS = set(
     "is are if or and for all any odd yes no not the of in on to at by has an set was as be it we when then that thus "
     "per am pm day ten six one two red men who how its sq".split()
 )
 _UNITS = set("cm mm km dm kg mg lb lbs oz ft mph kph hr hrs min sec ml gal pts".split())
-# Their index is a formula, and no name
+# Their index is a formula, not a name
 _WITH_INDEX = (r"\lim", r"\sum", r"\prod", r"\int", r"\log")
 _VOWELS = set("aeiouyAEIOUY")
 _UNIT_GLUE = (r"\cdot", r"\times", "*", "/", "-", ".", " ")
@@ -50,7 +50,7 @@ _UNIT_NAMES = {*_SAME_UNITS, *_SAME_UNITS.values(), *_UNITS} | set(
 )
 _PREFIXED = re.compile(r"[mM](?:W|m|g|Hz|J|V|Pa|s|L|l|N|A)")
 _MAX_UNIT = 4
-# Words that change what is said before them
+# Words that change the meaning of what comes before them
 _DECIDING = set(
     "and or not no is are be if where for when with while until unless except all any every each then else more "
     "less than least most at over under above below between mod modulo base true false even odd times half double "
@@ -148,13 +148,13 @@ def canonical(words: Words) -> str:
 
 
 def is_unit(words: Words) -> bool:
-    """Whether words may only name what is counted, so that an answer may leave them out."""
+    """Whether words may be just a unit, so that an answer may leave them out."""
     listed = re.findall(r"[^\W\d_]+", canonical(words).lower())
     return 0 < len(listed) <= _MAX_UNIT and not _DECIDING & set(listed)
 
 
 def is_surely_unit(words: Words) -> bool:
-    """Whether words name what is counted, so that an answer may add them: a known unit, or a noun in the plural."""
+    """Whether words surely are a unit, so that an answer may add them: a known unit, or a noun in the plural."""
     listed = re.findall(r"[^\W\d_]+", canonical(words).lower())
     return is_unit(words) and any(word in _UNIT_NAMES or word.endswith("s") and len(word) > 3 for word in listed)
 
@@ -170,13 +170,13 @@ def choice(text: str) -> tuple[str, str] | None:
     match = _CHOICE.fullmatch(re.sub(r"\\[ ,;:!]|~|\\q?quad", " ", flat).strip(" $*"))
     if match is None or _OTHER_CHOICE.search(match[3]):
         return None
-    # `D: 4` may say what D is
+    # `D: 4` may define D
     return match[1], f": {match[3]}" if match[2] == ":" else match[3].strip()
 
 
 @lru_cache(maxsize=1024)
 def plain(text: str) -> str:
-    """A text without what only moves ink, for answers that say the same in the same words."""
+    """A text without layout, to compare answers that use the same words."""
     text = re.sub(r"\\(?:text\w*|mathrm|mathbf|mbox|operatorname)\s*\{([^{}]*)\}", r" \1 ", spell(text))
     text = re.sub(r"(?<!\d)\s+|\s+(?!\d)|\$", "", text)
     return re.sub(r"[.,]$", "", text)

@@ -1,1 +1,1 @@
-"""Runs read from their logs, judged and drawn."""
+"""Reads runs from their logs, says what is wrong with them, and draws them."""

@@ -1,4 +1,4 @@
-"""In words what is wrong with a run, and which field to change."""
+"""Says what is wrong with a run, and which setting to change."""
 
 import math
 
@@ -9,29 +9,29 @@ from .runs import ANSWERED, Run
 
 EDGE = 20  # "at the start" and "at the end" are means over the first and the last twentieth
 COLLAPSED_SHARE, COLLAPSED = 0.2, 0.05  # of the entropy at the start; in nats
-EXPLODED_SHARE, EXPLODED = 1.1, 2.0  # the same, and both: a model that starts high and stays there does not explode
-PINNED = 0.05  # |λ| below which a bound would not matter
+EXPLODED_SHARE, EXPLODED = 1.1, 2.0  # as above, but both must be exceeded: a model may start high and stay there
+PINNED = 0.05  # a bound on |λ| below this would not matter
 PINNED_STEPS = 3  # fewer equal values may be chance
-ZERO_STD = 0.7  # share of groups whose rewards are all alike
-MOSTLY_CUT = 0.9  # share of completions that reach their greatest length
-NOT_LEARNING = {"answers", "rewards"}  # troubles with which nothing is learnt, whatever else the logs say
+ZERO_STD = 0.7  # share of groups in which all rewards are equal
+MOSTLY_CUT = 0.9  # share of completions that reach `max_completion_length`
+NOT_LEARNING = {"answers", "rewards"}  # with these troubles nothing is learned
 
 
 def find_troubles(run: Run) -> dict[str, str]:
     """
-    Say what is wrong with a run and which field to change; nothing about a healthy one.
+    Say what is wrong with a run and which setting to change.
 
     Args:
         run ([`Run`]):
-            The run. What it did not log is not judged.
+            The run. Metrics that it did not log are not judged.
 
     Returns:
-        `dict[str, str]`: a sentence for each kind of trouble.
+        `dict[str, str]`: a message for each kind of trouble; empty for a healthy run.
     """
     found: dict[str, str] = {}
 
     def edges(metric: str) -> tuple[float, float]:
-        """Means at the start and at the end; NaN, which compares false, where there is nothing."""
+        """Means at the start and at the end. NaN without values; every comparison with NaN is false."""
         values = run.values(metric)
         width = max(1, len(values) // EDGE)
         return (values[:width].mean(), values[-width:].mean()) if len(values) else (math.nan, math.nan)
@@ -55,41 +55,42 @@ def find_troubles(run: Run) -> dict[str, str]:
         where = f"in {len(steps)} of {count} logged steps, first at step {steps[0]}"
         if metric != "reward":
             found[metric] = (
-                f"`{metric}` is NaN or infinite {where}, and not drawn there: train in bf16 or fp32 instead of fp16, "
-                "or lower `learning_rate`."
+                f"`{metric}` is NaN or infinite {where}; it is not drawn there. Train in bf16 or fp32 instead of "
+                "fp16, or lower `learning_rate`."
             )
         elif "rewards" not in found:
             found["reward"] = (
-                f"No reward came {where}: the reward functions returned None, or the gold answers cannot be read."
+                f"No completion received a reward {where}: the reward functions returned None, or the gold answers "
+                "cannot be read."
             )
     start, end = edges("entropy")
     if end < COLLAPSED or end < COLLAPSED_SHARE * start:
         found["collapse"] = (
             f"Entropy collapsed, {start:.2g} → {end:.2g} nats: set `flow_entropy_target` or "
-            "`flow_entropy_target_ratio` (with one set already, raise `flow_max_coefficient`), or lower "
+            "`flow_entropy_target_ratio` (if one is set already, raise `flow_max_coefficient`), or lower "
             "`learning_rate`."
         )
     if end > max(EXPLODED, EXPLODED_SHARE * start):
         found["explosion"] = (
             f"Entropy exploded, {start:.2g} → {end:.2g} nats: lower `learning_rate`, or lower "
-            "`flow_entropy_target` or `flow_entropy_target_ratio` (without one, set one)."
+            "`flow_entropy_target` or `flow_entropy_target_ratio` (if neither is set, set one)."
         )
     magnitudes = np.abs(run.values("entropy_flow/coefficient"))
     last = magnitudes[-(len(magnitudes) // 4) :] if len(magnitudes) >= 4 else magnitudes[:0]
     bound = magnitudes.max(initial=0.0)
-    # No log tells the bound; a real number that repeats is one. Means over `logging_steps` equal values round
+    # The logs do not name the bound: a largest value that repeats is one. Means of equal values differ by rounding
     pinned = np.isclose(last, bound, rtol=1e-6, atol=0.0)
     if bound >= PINNED and pinned.sum() >= PINNED_STEPS and pinned.mean() > 0.5:
         found["bound"] = (
-            f"λ is pinned at its bound of ±{bound:.2g} in {pinned.mean():.0%} of the last quarter: raise "
-            "`flow_max_coefficient`, lower `learning_rate`, or move `flow_entropy_target` (or "
-            "`flow_entropy_target_ratio`) nearer to the entropy."
+            f"λ is pinned at its bound of ±{bound:.2g} in {pinned.mean():.0%} of the last quarter of the run: "
+            "raise `flow_max_coefficient`, lower `learning_rate`, or move `flow_entropy_target` (or "
+            "`flow_entropy_target_ratio`) closer to the entropy."
         )
     zero_std = edges("frac_reward_zero_std")[1]
     if zero_std > ZERO_STD and not is_dead:
         found["variance"] = (
-            f"{zero_std:.0%} of the groups get the same reward for all completions and teach nothing (mean reward "
-            f"{edges('reward')[1]:.2g}): take harder data if nearly all are right, easier data if nearly none, or "
-            "raise `num_generations` or `temperature`."
+            f"{zero_std:.0%} of the groups have zero reward variance, so nothing is learned from them (mean reward "
+            f"{edges('reward')[1]:.2g}). Use harder data if nearly all answers are right, easier data if nearly none "
+            "are, or raise `num_generations` or `temperature`."
         )
     return found

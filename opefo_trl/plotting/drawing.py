@@ -1,4 +1,4 @@
-"""The picture of runs: their curves, smoothed and averaged over the seeds, one panel per metric."""
+"""Draws runs: one panel per metric, with curves that are smoothed and averaged over the seeds."""
 
 import math
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ SMOOTHING = 26  # a moving average over n points takes n/26 on either side
 
 class Curve(NamedTuple):
     """
-    One metric of runs that differ in their seed alone, at the steps that all of them logged.
+    One metric of runs that differ only in their seed, at the steps that all of them logged.
 
     Args:
         steps (`list[int]`):
@@ -31,7 +31,7 @@ class Curve(NamedTuple):
         values (`np.ndarray` of shape `(runs, steps)`):
             What was logged.
         mean, deviation (`np.ndarray` of shape `(steps,)`):
-            Mean and standard deviation of the smoothed values over the runs; of a single run the deviation is 0.
+            Mean and standard deviation of the smoothed values over the runs; the deviation of a single run is 0.
     """
 
     steps: list[int]
@@ -61,7 +61,7 @@ def make_curve(runs: list[Run], metric: str) -> Curve | None:
     steps = sorted(set.intersection(*map(set, logged)))
     if not steps:
         names = ", ".join(run.name for run in runs)
-        raise ValueError(f"{names} have no step of `{metric}` in common, so they have no mean: plot them apart.")
+        raise ValueError(f"{names} have no step of `{metric}` in common, so no mean can be drawn: plot them apart.")
     values = np.array([[history[step] for step in steps] for history in logged])  # (runs, steps)
     smoothed = smooth(values)  # (runs, steps)
     deviation = smoothed.std(0, ddof=1) if len(values) > 1 else np.zeros(len(steps))  # (steps,)
@@ -74,7 +74,7 @@ def draw_panel(axes: "Axes", panel: Panel, groups: dict[str, list[Run]]) -> None
             curve = make_curve(runs, metric)
             if curve is None:
                 continue
-            # A single point is no line
+            # A single point makes no line
             marker = "o" if len(curve.steps) == 1 else None
             if len(curve.values) == 1:
                 axes.plot(curve.steps, curve.values[0], color=colour, alpha=0.2, linewidth=0.6, zorder=1)
@@ -93,7 +93,7 @@ def draw_panel(axes: "Axes", panel: Panel, groups: dict[str, list[Run]]) -> None
 
 
 def draw_targets(axes: "Axes", groups: dict[str, list[Run]]) -> None:
-    """Draw the entropy target of each group in its colour: the last one logged, a mean over its runs."""
+    """Draw the entropy target of each group in its colour: the last logged one, averaged over its runs."""
     lines = {}
     for colour, runs in zip(COLOURS, groups.values(), strict=False):
         if targets := [run.values(TARGET)[-1] for run in runs if TARGET in run.history]:
@@ -111,9 +111,9 @@ def draw(groups: dict[str, list[Run]], path: Path, panels: Sequence[Panel] = PAN
 
     Args:
         groups (`dict[str, list[Run]]`):
-            Runs that differ in their seed alone, by the label of their line.
+            Runs that differ only in their seed, by the label of their line.
         path (`Path`):
-            File to write, `.png` or `.svg`. One that is there is replaced.
+            File to write, `.png` or `.svg`. An existing file is replaced.
         panels (`Sequence[Panel]`, *optional*, defaults to `PANELS`):
             What to draw. Panels that no run has a value for are left out.
 
@@ -125,7 +125,7 @@ def draw(groups: dict[str, list[Run]], path: Path, panels: Sequence[Panel] = PAN
         from matplotlib.lines import Line2D
     except ModuleNotFoundError as error:
         raise ValueError(
-            "matplotlib is missing: `pip install 'opefo_trl[plot]'`, from a checkout `pip install -e '.[plot]'`."
+            "matplotlib is missing: run `pip install 'opefo_trl[plot]'`, or in a checkout `pip install -e '.[plot]'`."
         ) from error
     if len(groups) > len(COLOURS):
         raise ValueError(f"{len(groups)} lines, but only {len(COLOURS)} colours can be told apart: plot fewer runs.")
@@ -145,7 +145,7 @@ def draw(groups: dict[str, list[Run]], path: Path, panels: Sequence[Panel] = PAN
     handles = [Line2D([], [], color=colour, linewidth=2.0) for colour in COLOURS[: len(groups)]]
     columns = max(1, min(len(groups), LEGEND_WIDTH // (max(map(len, groups)) + 6)))
     legend = figure.legend(handles, ["x"] * len(groups), loc="outside upper center", ncols=columns, frameon=False)
-    # Names of folders are plain text: a dollar starts no formula, and an underscore in front hides nothing
+    # Folder names are plain text: `$` must not start a formula, and a leading `_` must not hide the label
     for text, label in zip(legend.get_texts(), groups, strict=True):
         text.set_parse_math(False)
         text.set_text(label)

@@ -1,17 +1,17 @@
-"""The panels of a run's picture: what each one draws, from which metrics of the log."""
+"""The panels of a run's picture, and the logged metrics that each one draws."""
 
 from typing import NamedTuple
 
 
 class Panel(NamedTuple):
     """
-    One picture among several.
+    One panel of the picture.
 
     Args:
         title (`str`):
             What is drawn.
         unit (`str`):
-            Of the vertical axis.
+            Unit of the vertical axis.
         metrics (`tuple[str, ...]`):
             Names in the log: the first one drawn solid, the second dashed.
         from_zero (`bool`, *optional*, defaults to `False`):

@@ -1,4 +1,4 @@
-"""Runs read from their `trainer_state.json` alone, and grouped by seed; neither a model nor torch is loaded."""
+"""Reads runs from their `trainer_state.json`, and groups them by seed. Loads neither a model nor torch."""
 
 import json
 import math
@@ -12,9 +12,9 @@ import numpy as np
 from .panels import DRAWN, TARGET
 
 
-# Written out, since the modules that own these names load torch
+# A copy, since the module that defines this name loads torch
 TRAINER_STATE = "trainer_state.json"
-# What the name of a run ends with for its seed alone: `grpo-seed1`, `grpo_seed1`, `grpo-s1`, or a folder `grpo/seed1`
+# The end of a run's name that only gives its seed: `grpo-seed1`, `grpo_seed1`, `grpo-s1`, or a folder `grpo/seed1`
 SEED = re.compile(r"[-_/]s(eed)?[-_]?\d+$")
 ANSWERED = "/answered"
 READ = {*DRAWN, TARGET, "frac_reward_zero_std"}
@@ -27,7 +27,7 @@ class Run:
 
     Args:
         name (`str`):
-            How the user called it.
+            Name or path that the user gave.
         history (`dict[str, dict[int, float]]`):
             Finite values of each metric by step; a metric that was not logged is absent.
         broken (`dict[str, list[int]]`, *optional*):
@@ -55,15 +55,15 @@ def read_json(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(f"{path} is broken or cut off: it is not JSON ({error}).") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path} is not a trainer's: it holds no JSON object.")
+        raise ValueError(f"{path} is not a trainer state: it holds no JSON object.")
     return content
 
 
 def read_log(path: Path, name: str) -> Run:
-    """The run in a file: logs of evaluations and of the training as a whole name none of its metrics."""
+    """Read a run from a file. Entries about evaluations and about the whole training have none of its metrics."""
     log = read_json(path).get("log_history")
     if not isinstance(log, list) or not all(isinstance(entry, dict) for entry in log):
-        raise ValueError(f"{path} is not a trainer's: it holds no list `log_history`.")
+        raise ValueError(f"{path} is not a trainer state: it holds no list `log_history`.")
     run = Run(name, {})
     for entry in log:
         add_entry(run, entry)
@@ -79,7 +79,7 @@ def add_entry(run: Run, entry: dict[str, Any]) -> None:
         value = entry[metric]
         if isinstance(value, int | float) and math.isfinite(value):
             run.history.setdefault(metric, {})[int(step)] = float(value)
-        elif isinstance(value, int | float) or (value is None and metric == "reward"):  # no reward came
+        elif isinstance(value, int | float) or (value is None and metric == "reward"):  # no reward was given
             run.broken.setdefault(metric, []).append(int(step))
 
 
@@ -93,8 +93,8 @@ def read_run(path: Path) -> Run:
 
     Args:
         path (`Path`):
-            A `trainer_state.json`, or a folder that holds one or has it in a `checkpoint-*`. Of several, the one that
-            went furthest counts: a training that goes on writes checkpoints beside the state of its first end.
+            A `trainer_state.json`, or a folder that holds one, directly or in a `checkpoint-*`. Of several, the one
+            with the most steps is used: an extended run has newer checkpoints beside the state of its first end.
 
     Returns:
         [`Run`]
@@ -115,23 +115,23 @@ def read_run(path: Path) -> Run:
         files = [folder / TRAINER_STATE for folder in [path, *newest] if (folder / TRAINER_STATE).is_file()]
         if not files:
             raise ValueError(
-                f"{path} holds no {TRAINER_STATE}, nor does a checkpoint-* in it: name the `output_dir` of a run that "
-                "ended or saved a checkpoint."
+                f"{path} holds no {TRAINER_STATE}, and no checkpoint-* with one: give the `output_dir` of a run that "
+                "has ended or saved a checkpoint."
             )
     run = max((read_log(file, str(path)) for file in files), key=last_step)
     if not DRAWN & run.history.keys():
-        raise ValueError(f"{files[0]} logged no metric of GRPO, such as `entropy` or `reward`: nothing to draw.")
+        raise ValueError(f"{files[0]} has no metric of GRPO, such as `entropy` or `reward`: there is nothing to draw.")
     return run
 
 
 def group_by_seed(runs: dict[Path, Run]) -> dict[str, list[Run]]:
     """
-    Put runs together that differ in the seed alone: in one folder, with names that are equal but for what [`SEED`]
-    matches. Labels are names of folders without the seed; where two groups would share one, their whole paths.
+    Group runs that differ only in their seed: they lie in one folder, and their names are equal except for what
+    [`SEED`] matches. The label of a group is the folder name without the seed, or its path if names would be the same.
     """
     groups: dict[str, list[Run]] = {}
     for path, run in runs.items():
-        # The file and the checkpoint say nothing that the folder of the run does not
+        # The names of the file and of the checkpoint add nothing to that of the run's folder
         path = path.parent if path.name == TRAINER_STATE else path
         path = path.parent if path.name.startswith("checkpoint-") else path
         groups.setdefault(SEED.sub("", path.as_posix()), []).append(run)

@@ -60,17 +60,17 @@ def test_golds_that_are_read_as_text_alone(recipe, capsys):
     (recipe / "sums.jsonl").write_text("\n".join(map(json.dumps, rows)))
     code, out, errors = dry_run(capsys)
     assert code == 0 and not errors
-    assert "Gold answers: 1 of 29 rows have none that can be read; such rows train nothing" in out
+    assert "28 of 29 gold answers can be read. The other rows give no reward." in out
     assert (
-        "Gold answers: 2 of 28 gold answers are read as text alone, so that only the same spelling earns 1 ('It is "
+        "`math_reward` cannot parse 2 of 28 gold answers, so only the same text earns 1 ('It is "
         "the sum of both.'; '2 3'): write them as LaTeX formulas, or leave these rows out."
     ) in out
 
 
 def test_what_it_says_is_what_the_training_does(recipe, capsys):
     code, out, errors = dry_run(capsys)
-    assert code == 0 and not errors and "Nothing to mend." in out
-    assert "Gold answers: All 29 gold answers can be read." in out
+    assert code == 0 and not errors and "No problems found." in out
+    assert "All 29 gold answers can be read.\n`math_reward` can parse all 29 gold answers.\n" in out
     assert not (recipe / "run").exists(), "nothing may have been started"
     assert (
         "Rollouts: 1 process × 2 completions × 4 accumulation steps = 2 prompts × 4 completions = 8 completions per "
@@ -97,7 +97,7 @@ def test_what_it_says_is_what_the_training_does(recipe, capsys):
     [
         (
             "--max_completion_length 60",
-            "A prompt of 10 tokens and a completion of 60 exceed the model's positions, 64: set "
+            "A prompt of 10 tokens and a completion of 60 exceed `max_position_embeddings` (64): set "
             "`dataset_max_prompt_length: 4`, or lower `max_completion_length`.",
         ),
         ("--reward_funcs accuracy_reward", "Reward function 'accuracy_reward' needs chat messages"),
@@ -121,7 +121,7 @@ def test_what_it_says_is_what_the_training_does(recipe, capsys):
         ("--math_reward_units some", "`math_reward_units` is 'some': set it to 'optional' or 'required'."),
         ("--dataset_name gone.jsonl", "Dataset file gone.jsonl does not exist"),
         ("--model_name_or_path ./gone", "`model_name_or_path` ./gone is neither a folder nor a name on the hub"),
-        ("--dataset_filter level", "`dataset_filter` must be JSON of column names with values"),
+        ("--dataset_filter level", "`dataset_filter` must be a JSON object of column names and values"),
         ("--num_processes 3 --gradient_accumulation_steps 1", "generation_batch_size (6) must be divisible by"),
     ],
 )
@@ -139,7 +139,7 @@ def test_what_is_off_is_named_with_its_mend(recipe, capsys, options, sentence):
 
 def test_several_things_are_named_at_once(recipe, capsys):
     code, out, errors = dry_run(capsys, "--max_completion_length", "60", "--dataset_streaming", "true")
-    assert code == 2 and len(errors) == 2 and "To mend: 2." in out
+    assert code == 2 and len(errors) == 2 and "Problems found: 2." in out
 
 
 def test_processes_of_another_machine(recipe, capsys):
@@ -169,7 +169,7 @@ def test_plan_from_options():
 def test_not_under_accelerate(recipe, capsys):
     with pytest.raises(SystemExit):
         train.main(["--config", "recipe.yaml", "--dry_run"])
-    assert "`--dry_run` starts no process: use `opefo train --dry_run`" in capsys.readouterr().err
+    assert "`--dry_run` does not work with `accelerate launch`: use `opefo train --dry_run`" in capsys.readouterr().err
 
 
 def test_a_gpu_too_small(recipe, capsys, monkeypatch):

@@ -49,9 +49,9 @@ def test_other_settings_in_the_same_folder(folder, monkeypatch, capsys):
     assert run("out") == 0
     before = (folder / "out" / "results.json").read_text()
     message = refuse(capsys, *OPTIONS, "--output", "out", "--temperature", "0.5", "--seed", "3")
-    assert "out holds completions that were drawn otherwise (temperature, seed): use another folder" in message
+    assert "out holds completions that were drawn with other settings (temperature, seed): use" in message
     (folder / "mine.jsonl").write_text("\n".join(map(json.dumps, ROWS[1:])))
-    assert "that were drawn otherwise (problems): use another folder" in refuse(capsys, *OPTIONS, "--output", "out")
+    assert "drawn with other settings (problems): use another folder" in refuse(capsys, *OPTIONS, "--output", "out")
     assert (folder / "out" / "results.json").read_text() == before
     (folder / "out" / "settings.json").write_text("{")
     assert "settings.json is broken" in refuse(capsys, *OPTIONS, "--output", "out")
@@ -60,7 +60,7 @@ def test_other_settings_in_the_same_folder(folder, monkeypatch, capsys):
 def test_another_policy_scores_the_same_completions(folder, monkeypatch, capsys):
     answer_with(monkeypatch, lambda problem: [r"\boxed{1.04}"] * 4)
     assert run("out") == 0
-    assert "mine: All 7 gold answers can be read." in capsys.readouterr().out
+    assert "mine: `math_reward` can parse all 7 gold answers." in capsys.readouterr().out
     assert read("out")["benchmarks"]["mine"]["problems"][0]["correct"] == [False] * 4
     answer_with(monkeypatch, lambda problem: pytest.fail("nothing is drawn again"))
     assert run("out", "--math_reward_tolerance", "0.05") == 0
@@ -75,6 +75,6 @@ def test_a_model_that_gives_no_answer(folder, monkeypatch, capsys):
     answer_with(monkeypatch, lambda problem: ["So it is 1."] * 4)
     assert run("out") == 0
     out = capsys.readouterr().out
-    assert "No sample of mine gave an answer, so that its scores say nothing: check `--prompt_template`" in out
+    assert "No sample of mine gave an answer, so its scores mean nothing: check `--prompt_template`" in out
     assert evaluate.main(["--compare", "out", "out"]) == 0
     assert capsys.readouterr().out.count("No sample of mine in out gave an answer") == 2

@@ -17,7 +17,7 @@ def test_the_parser_has_the_same_fields():
 
 def test_help_and_default_of_a_field():
     found = {field.name: field for field in fields.read_fields()}
-    assert found["flow_strength"].default == "1.0" and "Share of the balance" in found["flow_strength"].help
+    assert found["flow_strength"].default == "1.0" and "Fraction of the correction" in found["flow_strength"].help
     sections = {
         "seed": "steps",
         "learning_rate": "steps",
@@ -38,7 +38,7 @@ def test_help_shows_the_method_and_names_every_other_field():
     assert names <= set(listed)
     heads = [text.index(f"\n{section}: ") for section in fields.SECTIONS]
     assert heads == sorted(heads)
-    assert "Share of the balance" in text and "The initial learning rate" not in text
+    assert "Fraction of the correction" in text and "The initial learning rate" not in text
 
 
 def test_help_on_a_topic():

@@ -33,7 +33,7 @@ def test_a_page_from_a_recipe(recipe, capsys):
         ("--out model", "`--out` model cannot be written: Is a directory."),
         ("--lerning_rate 1", "Unknown option `--lerning_rate`: did you mean `learning_rate`?"),
         ("--compare nowhere/at/all", "Model nowhere/at/all cannot be loaded"),
-        ("--compare other", "other has another tokenizer than model: their tokens differ."),
+        ("--compare other", "other has another tokenizer than model: compare models with one tokenizer."),
         ("--dataset_name gone.jsonl", "gone.jsonl"),
     ],
 )

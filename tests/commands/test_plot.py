@@ -59,7 +59,7 @@ def test_command_draws_a_line_per_group_and_a_target(tmp_path, figures, capsys):
     ]
     assert out.read_bytes().startswith(b"\x89PNG")
     warning, wrote = capsys.readouterr().out.splitlines()
-    assert warning.startswith(f"Warning: {tmp_path}/_$sick$_{{: entropy collapsed, 0.01 → 0.01 nats")
+    assert warning.startswith(f"Warning: {tmp_path}/_$sick$_{{: Entropy collapsed, 0.01 → 0.01 nats")
     assert wrote == f"Wrote {out}: opefo (2 seeds), _$sick$_{{."
 
 
@@ -82,15 +82,15 @@ def test_single_step_is_drawn_as_svg(tmp_path, figures):
 @pytest.mark.parametrize(
     "content, words",
     [
-        (None, "holds no trainer_state.json, nor does a checkpoint-* in it"),
+        (None, "holds no trainer_state.json, and no checkpoint-* with one"),
         ("", "is broken or cut off: it is not JSON"),
         ('{"log_history": [{"step": 1, "entr', "is broken or cut off: it is not JSON"),
         (b"\xff\xfe\x00", "is broken or cut off"),
         ("[]", "holds no JSON object"),
         ("{}", "holds no list `log_history`"),
         ('{"log_history": [1]}', "holds no list `log_history`"),
-        ('{"log_history": []}', "logged no metric of GRPO"),
-        ('{"log_history": [{"step": 1, "loss": 2.0}]}', "logged no metric of GRPO"),
+        ('{"log_history": []}', "has no metric of GRPO"),
+        ('{"log_history": [{"step": 1, "loss": 2.0}]}', "has no metric of GRPO"),
     ],
 )
 def test_broken_logs_are_refused(tmp_path, capsys, content, words):
@@ -125,7 +125,7 @@ def test_other_refusals(tmp_path, capsys, monkeypatch):
     many = [write(tmp_path / f"run{letter}", entries(2, reward=1.0)) for letter in "abcdefgh"]
     refused(capsys, many, out, "8 lines, but only 7 colours")
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    refused(capsys, [run], out, "matplotlib is missing: `pip install 'opefo_trl[plot]'`", "`pip install -e '.[plot]'`")
+    refused(capsys, [run], out, "is missing: run `pip install 'opefo_trl[plot]'`", "`pip install -e '.[plot]'`")
 
 
 def test_help_loads_neither_torch_nor_matplotlib():

@@ -125,7 +125,7 @@ def models(tmp_path_factory):
 
 @pytest.mark.parametrize("path", [path for path in RECIPES if path.parent.name.startswith("Qwen")], ids=name)
 def test_dry_run_of_the_recipe(path, models, tmp_path, capsys):
-    """Nothing to mend on the model's real shape, and the estimate that `recipes/README.md` gives."""
+    """No problems found on the model's real shape, and the estimate that `recipes/README.md` gives."""
     row = {"solution": "34", "prompt": "1+1?", "problem": "1+1?", "level": "Level 4"}
     (tmp_path / "rows.jsonl").write_text("\n".join([json.dumps(row)] * 40))
     recipe = yaml.safe_load(path.read_text())
@@ -133,7 +133,7 @@ def test_dry_run_of_the_recipe(path, models, tmp_path, capsys):
     options = ["--model_name_or_path", model, "--dataset_name", str(tmp_path / "rows.jsonl"), "--dry_run"]
     assert cli.main(["train", "--config", str(path), *options]) == 0
     out = capsys.readouterr().out
-    assert "Reward: math_reward gives 1.0 for the gold answer" in out and "Nothing to mend." in out
+    assert "Reward: math_reward gives 1.0 for the gold answer" in out and "No problems found." in out
 
     (estimate, vllm) = re.search(r"^Memory: .*?\((.*?), vLLM ([\d.]+)", out, re.MULTILINE).groups()
     parts = [float(size) for size in re.findall(r" ([\d.]+)", estimate + out.split(vllm + ", ")[1].split(";")[0])]

@@ -31,7 +31,7 @@ def test_starting_anew(recipe, capsys):
     train.main(anew)
     out = capsys.readouterr().out
     assert "Resuming" not in out and "already finished" not in out
-    assert "The checkpoints of the run before are now in run/earlier-1." in out
+    assert "The checkpoints of the previous run are now in run/earlier-1." in out
     assert (recipe / "run" / "earlier-1" / "checkpoint-2" / "model.safetensors").read_bytes() == before
     train.main(anew)
     assert "are now in run/earlier-2." in capsys.readouterr().out

@@ -70,7 +70,7 @@ def test_rows_without_a_gold_answer_are_counted(recipe, capsys):
     train.main(
         "--config recipe.yaml --reward_funcs math_reward --dataset_solution_column answer --max_steps 1".split()
     )
-    assert "8 of 16 rows have no gold answer in column 'answer': no reward is given there." in capsys.readouterr().out
+    assert "8 of 16 rows have no gold answer in column 'answer'. They give no reward." in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("options", ["", "--use_peft true --lora_target_modules q_proj v_proj"])
@@ -229,7 +229,7 @@ def test_a_file_that_cannot_be_written_whole_stops_the_run_in_one_sentence(recip
     assert stopped.returncode == 2 and "Checkpoint run/checkpoint-2 could not be written" in sentence
     assert "Traceback" not in stopped.stderr
     resumed = run_command()
-    assert "Passing over run/checkpoint-2, which is not whole" in resumed.stdout
+    assert "Skipping run/checkpoint-2, which is incomplete" in resumed.stdout
     one, other = (load_file(recipe / name / "model.safetensors") for name in ("whole", "run"))
     assert all(torch.equal(one[name], other[name]) for name in one)
 

@@ -70,7 +70,7 @@ def test_missing_and_broken_files(tmp_path):
     with pytest.raises(ValueError, match="broken.jsonl could not be loaded: "):
         load_splits(str(tmp_path / "broken.jsonl"))
     (tmp_path / "notes.txt").write_text("text")
-    with pytest.raises(ValueError, match="notes.txt could not be loaded: its ending is none of .jsonl"):
+    with pytest.raises(ValueError, match="notes.txt could not be loaded: its extension is none of .jsonl"):
         load_splits(str(tmp_path / "notes.txt"))
 
 

@@ -98,7 +98,7 @@ def test_instruction_in_a_text_of_braces(rows):
 
 @pytest.mark.parametrize("option", [{"system_prompt": "Think."}, {"conversational": True}])
 def test_template_of_messages_with_other_messages(rows, option):
-    with pytest.raises(ValueError, match="`prompt_template: qwen_math_chat` makes messages by itself"):
+    with pytest.raises(ValueError, match="`prompt_template: qwen_math_chat` already makes chat messages"):
         to_prompts(rows, "d", prompt_column="problem", prompt_template="qwen_math_chat", **option)
 
 
@@ -139,7 +139,7 @@ def test_system_prompt_goes_before_messages_that_are_there():
         ),
         (
             {"prompt_column": "problem", "prompt_template": "no place"},
-            r"must be one of qwen_math, qwen_math_chat, or contain \{prompt\}",
+            r"must be one of qwen_math, qwen_math_chat, or a text with \{prompt\}",
         ),
     ],
 )
@@ -173,6 +173,6 @@ def test_two_tokens_for_the_beginning():
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="a $A", special_tokens=[("a", bos)])
     check_bos("b1", tokenizer)
     with pytest.raises(
-        ValueError, match="The prompts begin with two a, since the tokenizer adds one .* `prompt_template`"
+        ValueError, match="The prompts begin with two a tokens: .* the tokenizer adds another. .* `prompt_template`"
     ):
         check_bos("ab1", tokenizer)

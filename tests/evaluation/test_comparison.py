@@ -35,4 +35,4 @@ def test_comparison_of_different_problems(folder, monkeypatch, capsys):
     (folder / "mine.jsonl").write_text("\n".join(map(json.dumps, ROWS[1:])))
     assert run("second") == 0
     assert "hold different problems of mine" in refuse(capsys, "--compare", "first", "second")
-    assert "gone is no result" in refuse(capsys, "--compare", "first", "gone")
+    assert "gone is not a result" in refuse(capsys, "--compare", "first", "gone")

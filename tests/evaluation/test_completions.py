@@ -23,7 +23,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(folder, monkeypatch, capsy
         return draw(self, prompts, num_samples, seed)
 
     monkeypatch.setattr(TransformersSampler, "draw", stop_in_the_third)
-    assert run("out") == 130 and "goes on where it stopped" in capsys.readouterr().err
+    assert run("out") == 130 and "Run the same command again to continue" in capsys.readouterr().err
     with (folder / "out" / "completions-0.jsonl").open("a") as file:
         file.write('{"benchmark": "mine", "prob')  # killed while it wrote
 

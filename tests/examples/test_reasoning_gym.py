@@ -152,7 +152,7 @@ def test_options_reach_the_task(tmp_path):
         (["--tasks", "nope"], "Task 'nope' has no verifier in reasoning-gym: Dataset 'nope' not registered"),
         (["--tasks", "composite"], "Task 'composite' has no verifier in reasoning-gym"),
         (["--tasks", "chain_sum,countdown"], "Task 'countdown' is refused"),
-        (["--tasks", "rearc"], "Task 'rearc' cannot be used: its verifier refuses its own answer"),
+        (["--tasks", "rearc"], "Task 'rearc' cannot be used: its verifier rejects its own answer"),
         (["--tasks", "needle_haystack,gcd", "--rows", "1"], "1 rows are too few for 2 tasks"),
         (["--tasks", "coin_flip"], "Task 'coin_flip' is refused"),
     ],

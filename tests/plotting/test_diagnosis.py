@@ -23,8 +23,8 @@ def test_a_healthy_run_is_met_with_silence():
 def test_values_that_are_no_numbers():
     (sentence,) = find_troubles(Run("run", {"entropy": {1: 0.5, 2: 0.5}}, {"entropy": [3]})).values()
     assert sentence == (
-        "`entropy` is NaN or infinite in 1 of 3 logged steps, first at step 3, and not drawn there: train in bf16 or "
-        "fp32 instead of fp16, or lower `learning_rate`."
+        "`entropy` is NaN or infinite in 1 of 3 logged steps, first at step 3; it is not drawn there. Train in bf16 "
+        "or fp32 instead of fp16, or lower `learning_rate`."
     )
 
 
@@ -42,7 +42,7 @@ def test_a_run_without_answers_or_rewards():
     assert list(found) == ["rewards"] and "no completion has received a reward" in found["rewards"]
     found = find_troubles(Run("run", {"reward": {1: 0.5}}, {"reward": [2, 3]}))
     assert list(found) == ["reward"]
-    assert found["reward"].startswith("No reward came in 2 of 3 logged steps, first at step 2: the reward functions")
+    assert found["reward"].startswith("No completion received a reward in 2 of 3 logged steps, first at step 2: the")
 
 
 @pytest.mark.parametrize(
