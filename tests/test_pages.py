@@ -22,7 +22,7 @@ PAGES = [
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 # Programs that a page may call, beside `opefo`, `make` and `python`
-OTHERS = {"pip", "trl", "accelerate", "cp", "git", "export", "for", "do", "done", "pre-commit"}
+OTHERS = {"pip", "source", "trl", "accelerate", "cp", "git", "export", "for", "do", "done", "pre-commit"}
 PARSERS = {"plot": plot.make_parser, "recipes": recipes.make_parser}
 
 
