@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.study import maze, search
+from benchmarks.study import maze
 from examples.countdown.countdown import Puzzle, countdown_reward, generate_puzzles
 from examples.countdown.prepare import SFT_BATCH_SIZE, prepare, split_puzzles, teach, write_puzzles
 
@@ -32,9 +32,6 @@ SUM_OPTIONS = {"min_terms": 3, "max_terms": 4, "min_digits": 1, "max_digits": 1}
 SUM_PROBLEMS = 20_000  # of some 84,000 that there are
 SUM_TRAIN_PROBLEMS = 2000
 SUM_SFT_STEPS = 500
-SEARCH_TRAIN_PROBLEMS = 1000
-SEARCH_SFT_STEPS = 1500
-SEARCH_LAYERS = 4
 MAZE_TRAIN_PROBLEMS = 1000
 MAZE_SFT_STEPS = 1000
 MAZE_LAYERS = 4
@@ -179,29 +176,6 @@ def prepare_sums(folder: Path, seed: int = 0) -> None:
     (folder / "prepared").touch()
 
 
-def prepare_search(folder: Path, seed: int = 0) -> None:
-    """Countdown in steps; the base model is taught texts with wrong turns."""
-    if (folder / "prepared").exists():
-        return
-    torch.set_num_threads(1)
-    problems = search.generate_problems(seed)
-    by_prompt: dict[str, search.Problem] = {}
-    while len(by_prompt) < 2 * PROBLEMS + SEARCH_TRAIN_PROBLEMS:
-        problem = next(problems)
-        by_prompt.setdefault(problem.prompt, problem)
-    # What comes up first has many solutions
-    shuffled = random.Random(seed).sample(list(by_prompt.values()), len(by_prompt))
-    (folder / "data").mkdir(parents=True, exist_ok=True)
-    for name, part in (("train", shuffled[2 * PROBLEMS :]), ("test", shuffled[: 2 * PROBLEMS])):
-        rows = ({"prompt": row.prompt, "numbers": row.numbers, "target": row.target} for row in part)
-        (folder / "data" / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    unseen = (problem for problem in problems if problem.prompt not in by_prompt)
-    examples = list(islice(unseen, SEARCH_SFT_STEPS * SFT_BATCH_SIZE))
-    prompts, solutions = [e.prompt for e in examples], [e.solution for e in examples]
-    teach(prompts, solutions, folder / "base", seed, search.SYMBOLS, SEARCH_LAYERS)
-    (folder / "prepared").touch()
-
-
 def prepare_maze(folder: Path, seed: int = 0) -> None:
     """Mazes of two kinds in turn; the base model is taught walks with wrong turns."""
     if (folder / "prepared").exists():
@@ -273,15 +247,6 @@ TASKS = {
         settings={"max_completion_length": 3 * maze.MAX_MOVES + 3},
         samples=16,
         kinds=maze.KINDS,
-    ),
-    "search": Task(
-        title=f"Countdown in steps, {search.NUMBERS} numbers, with wrong turns and returns",
-        prepare=prepare_search,
-        reward=search.search_reward,
-        entropy_targets=(0.15, 0.25),
-        level=0.3,
-        settings={"max_completion_length": 120},
-        samples=16,
     ),
     "sums": Task(
         title="Sums of three or four digits (reasoning-gym's chain_sum)",

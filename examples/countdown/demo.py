@@ -5,10 +5,12 @@ python -m examples.countdown.demo --output_dir outputs/countdown
 
 import argparse
 import json
+import multiprocessing
 import shlex
 import statistics
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 from examples.countdown.countdown import is_solution
 from examples.countdown.prepare import SFT_STEPS, TEST_PUZZLES, TRAIN_PUZZLES, prepare
 from examples.countdown.report import LAST_STEPS, TEMPERATURES, describe, draw, format_table, summarize
-from examples.countdown.training import LABELS, Run, train
+from examples.countdown.training import JOBS, LABELS, Run, train
 
 
 ARMS = ("grpo", "opefo_target")
@@ -96,13 +98,15 @@ def demo(output_dir: Path, steps: int, seeds: list[int], arms: list[str], puzzle
 
     with (output_dir / "data" / "test.jsonl").open() as lines:
         rows = [json.loads(line) for line in lines][:puzzles]
-    measured = {"base": [test(output_dir / "base", rows, "Testing base")]}
-    for arm in arms:
-        measured[arm] = [
-            {**summarize(run), **test(run.folder, rows, f"Testing {arm} seed {run.seed}")}
-            for run in runs
-            if run.arm == arm
-        ]
+    # Processes of one thread each, as for the training: numbers must not depend on the machine
+    with ProcessPoolExecutor(
+        JOBS, multiprocessing.get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)
+    ) as pool:
+        base = pool.submit(test, output_dir / "base", rows, "Testing base")
+        tested = [pool.submit(test, run.folder, rows, f"Testing {run.arm} seed {run.seed}") for run in runs]
+        measured = {"base": [base.result()]} | {arm: [] for arm in arms}
+        for run, scores in zip(runs, tested, strict=True):
+            measured[run.arm].append({**summarize(run), **scores.result()})
     command = shlex.join(["python", "-m", "examples.countdown.demo", *sys.argv[1:]])
     packages = ", ".join(f"{name} {version(name)}" for name in ("opefo_trl", "trl", "transformers", "torch"))
     sentences = [describe(LABELS[arm], measured[arm], measured["base"][0]) for arm in arms]
