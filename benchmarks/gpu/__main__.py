@@ -12,6 +12,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -104,6 +105,8 @@ def main() -> None:
             f"The model {base} or the problems in {options.data}/data are missing: run `python -m "
             f"examples.smollm2.prepare --output {options.data}` first, or name folders with --model and --data."
         )
+    if find_spec("reasoning_gym") is None:
+        sys.exit("The problems need reasoning-gym, an extra of the project: run `pip install -e '.[reasoning-gym]'`.")
     options.output.mkdir(parents=True, exist_ok=True)
     about = ", ".join(f"{name} {value}" for name, value in describe(device).items())
     parts = [f"# On {describe(device)['device']}\n\n{about}."]

@@ -9,7 +9,6 @@ import torch
 from datasets import load_dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback, TrainerCallback
 
-from examples.reasoning_gym.reward import reasoning_gym_reward
 from opefo_trl import OPEFOConfig, OPEFOTrainer
 from opefo_trl.data.prompts import to_prompts
 from opefo_trl.evaluation.sampling import Sampling, TransformersSampler
@@ -54,6 +53,8 @@ def load_problems(folder: Path, split: str) -> Any:
 
 def score(model_dir: str, problems: Any, dtype: str) -> dict[str, float]:
     """pass@1 and pass@8 at temperature 1."""
+    from examples.reasoning_gym.reward import reasoning_gym_reward  # reasoning-gym is an extra of the project
+
     sampler = TransformersSampler(model_dir, Sampling(1.0, 1.0, MAX_TOKENS), dtype, 64)
     tokenizer = sampler.tokenizer
     prompts = [
@@ -94,6 +95,8 @@ def train(
     Returns:
         `dict[str, Any]`: the record, all of it JSON.
     """
+    from examples.reasoning_gym.reward import reasoning_gym_reward
+
     arm, on_gpu = ARMS[name], device.type == "cuda"
     args = OPEFOConfig(
         output_dir=str(output),
