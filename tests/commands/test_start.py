@@ -133,7 +133,8 @@ def test_ctrl_c(recipe, saves):
     assert code == 130 and "Traceback" not in said
     (sentence,) = re.findall(r"opefo train: interrupted at step (\d+)\. (.*)\.", said)
     last, _ = last_whole_checkpoint(str(recipe / "run"))  # Ctrl-C may have cut another one off
-    assert sentence[1].startswith(f"To continue from run/{Path(last).name}, run" if last else "No checkpoint was saved")
+    advice = f"To continue from run/{Path(last).name}, run" if last else "No checkpoint was saved"
+    assert sentence[1].startswith(advice)
     if saves:
         assert Path(last).name == f"checkpoint-{sentence[0]}", "the step that it ended with"
 
