@@ -23,11 +23,17 @@ class Watcher(TrainerCallback):
     again at the end about those that remain.
     """
 
-    def on_train_begin(self, args, state, control, **kwargs):
+    def __init__(self) -> None:
+        self._forget()
+
+    def _forget(self) -> None:
         self.run = Run("this run", {})
         self.num_logs = 0
         self.seen: dict[str, int] = {}  # logs in a row with each trouble
         self.said: set[str] = set()
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self._forget()
         for entry in state.log_history:  # of a resumed run
             self._add(entry)
 

@@ -1,7 +1,7 @@
 """What is wrong with a run is said while it runs, once, and again at its end."""
 
 import pytest
-from conftest import letter_reward
+from conftest import letter_reward, make_dataset
 
 from opefo_trl.watching import LOGS_JUDGED, PATIENCE, PATIENCE_WHEN_NOT_LEARNING
 
@@ -74,3 +74,9 @@ def test_a_resumed_run_remembers_its_logs(make_trainer, caplog, tmp_path):
         make_trainer(max_steps=LOGS_JUDGED + PATIENCE, **settings).train(resume_from_checkpoint=True)
     early, late = warnings(caplog, "100% of the groups")
     assert f"Step {LOGS_JUDGED + PATIENCE}: " in early and "At the end" in late
+
+
+def test_an_evaluation_before_any_training(make_trainer, caplog):
+    trainer = make_trainer(eval_dataset=make_dataset(4), per_device_eval_batch_size=4)
+    assert trainer.evaluate()["eval_reward"] > 0
+    assert not warnings(caplog, "tep ")
