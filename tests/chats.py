@@ -1,10 +1,8 @@
 """Chats: a tokenizer with a template of tool calls, and a model of random weights that makes some calls by chance."""
 
-import torch
-from conftest import PROMPTS, SYMBOLS, letter_reward
+from conftest import PROMPTS, SYMBOLS, letter_reward, make_model, make_tokenizer
 from datasets import Dataset
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from transformers import PreTrainedTokenizerFast, Qwen2ForCausalLM
 
 
 # Each of the last two ends a turn and calls a tool, with the digit before it
@@ -34,37 +32,13 @@ RESPONSE = {
 
 
 def make_chat_tokenizer() -> PreTrainedTokenizerFast:
-    symbols = {symbol: i for i, symbol in enumerate(CHAT_SYMBOLS)}
-    tokenizer = Tokenizer(models.WordLevel(symbols, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("<[a-z]+>|."), behavior="isolated")
-    tokenizer.decoder = decoders.Fuse()
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        unk_token="<unk>",
-        pad_token="<pad>",
-        eos_token="<eos>",
-        padding_side="left",
-        chat_template=TEMPLATE,
-    )
-    fast.response_template = RESPONSE
-    return fast
+    tokenizer = make_tokenizer(CHAT_SYMBOLS, "<[a-z]+>|.", "<unk>", unk_token="<unk>", chat_template=TEMPLATE)
+    tokenizer.response_template = RESPONSE
+    return tokenizer
 
 
 def make_chat_model() -> Qwen2ForCausalLM:
-    torch.manual_seed(0)
-    config = Qwen2Config(
-        vocab_size=len(CHAT_SYMBOLS),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=128,
-        initializer_range=0.1,
-        eos_token_id=CHAT_SYMBOLS.index("<eos>"),
-        pad_token_id=CHAT_SYMBOLS.index("<pad>"),
-    )
-    model = Qwen2ForCausalLM(config)
+    model = make_model(symbols=CHAT_SYMBOLS, max_position_embeddings=128)
     model.generation_config.eos_token_id = [CHAT_SYMBOLS.index(symbol) for symbol in ("<eos>", *CALLS)]
     return model
 

@@ -47,29 +47,30 @@ SETTINGS = {
 PROMPTS = ["a1", "bb 22", "c 333", "dd", "e5 5", "f 66", "g7", "hh 88"]
 
 
-def make_tokenizer() -> PreTrainedTokenizerFast:
-    tokenizer = Tokenizer(models.WordLevel({symbol: i for i, symbol in enumerate(SYMBOLS)}, unk_token="<pad>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), behavior="isolated")
+def make_tokenizer(symbols=SYMBOLS, pattern=".", unknown="<pad>", **settings) -> PreTrainedTokenizerFast:
+    """One token for each match of the pattern; `settings` are those of the tokenizer's class."""
+    tokenizer = Tokenizer(models.WordLevel({symbol: i for i, symbol in enumerate(symbols)}, unk_token=unknown))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(pattern), behavior="isolated")
     tokenizer.decoder = decoders.Fuse()
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>", padding_side="left"
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>", padding_side="left", **settings
     )
 
 
-def make_model(initializer_range: float = 0.1) -> Qwen2ForCausalLM:
+def make_model(initializer_range: float = 0.1, symbols=SYMBOLS, max_position_embeddings=64) -> Qwen2ForCausalLM:
     """Logits far enough from uniform for flows of both signs, gradients within float32's reach."""
     torch.manual_seed(0)
     config = Qwen2Config(
-        vocab_size=len(SYMBOLS),
+        vocab_size=len(symbols),
         hidden_size=32,
         intermediate_size=64,
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
-        max_position_embeddings=64,
+        max_position_embeddings=max_position_embeddings,
         initializer_range=initializer_range,
-        eos_token_id=SYMBOLS.index("<eos>"),
-        pad_token_id=SYMBOLS.index("<pad>"),
+        eos_token_id=symbols.index("<eos>"),
+        pad_token_id=symbols.index("<pad>"),
     )
     return Qwen2ForCausalLM(config)
 

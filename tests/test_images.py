@@ -2,17 +2,15 @@
 
 import pytest
 import torch
-from conftest import SETTINGS, SYMBOLS, letter_reward
+from conftest import SETTINGS, SYMBOLS, letter_reward, make_tokenizer
 from datasets import Dataset
 from PIL import Image
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     CLIPImageProcessorPil,
     CLIPVisionConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
     LlavaProcessor,
-    PreTrainedTokenizerFast,
     Qwen2Config,
 )
 from trl import GRPOConfig, GRPOTrainer
@@ -30,20 +28,10 @@ TEMPLATE = (
 
 
 def make_processor():
-    symbols = [*SYMBOLS, IMAGE]
-    tokenizer = Tokenizer(models.WordLevel({symbol: i for i, symbol in enumerate(symbols)}, unk_token="<pad>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("<image>|."), behavior="isolated")
-    tokenizer.decoder = decoders.Fuse()
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token="<pad>",
-        eos_token="<eos>",
-        padding_side="left",
-        additional_special_tokens=[IMAGE],
-    )
+    tokenizer = make_tokenizer([*SYMBOLS, IMAGE], "<image>|.", additional_special_tokens=[IMAGE])
     return LlavaProcessor(
         CLIPImageProcessorPil(size={"shortest_edge": 8}, crop_size={"height": 8, "width": 8}),
-        fast,
+        tokenizer,
         patch_size=4,
         vision_feature_select_strategy="default",
         image_token=IMAGE,

@@ -26,6 +26,7 @@ from benchmarks.gpu import accuracy
 from benchmarks.gpu.training import ARMS, LAST_STEPS
 from benchmarks.gpu.training import run as run_training
 from benchmarks.markdown import table
+from benchmarks.study.records import read_records
 from opefo_trl.plotting.drawing import draw
 from opefo_trl.plotting.runs import read_run
 
@@ -39,7 +40,7 @@ def complete(path: Path, make: Callable[[], list[dict[str, Any]]]) -> list[dict[
     if not path.exists():
         text = "".join(json.dumps(record) + "\n" for record in make())
         path.write_text(text)
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    return read_records(path)
 
 
 def describe_accuracy(records: list[dict[str, Any]]) -> str:
@@ -108,8 +109,8 @@ def main() -> None:
     if find_spec("reasoning_gym") is None:
         sys.exit("The problems need reasoning-gym, an extra of the project: run `pip install -e '.[reasoning-gym]'`.")
     options.output.mkdir(parents=True, exist_ok=True)
-    about = ", ".join(f"{name} {value}" for name, value in describe(device).items())
-    parts = [f"# On {describe(device)['device']}\n\n{about}."]
+    about = describe(device)
+    parts = [f"# On {about['device']}\n\n{', '.join(f'{name} {value}' for name, value in about.items())}."]
 
     def write() -> None:
         (options.output / "report.md").write_text("\n\n".join(parts) + "\n")
@@ -137,4 +138,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except ValueError as error:  # a line of records that was cut off
+        sys.exit(str(error))

@@ -6,16 +6,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+import yaml
 from datasets import load_dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback, TrainerCallback
 
+from benchmarks.study.records import read_records
 from opefo_trl import OPEFOConfig, OPEFOTrainer
 from opefo_trl.data.prompts import to_prompts
 from opefo_trl.evaluation.sampling import Sampling, TransformersSampler
 
 
-SYSTEM_PROMPT = "Work out the sum, then give the number in <answer> tags."
-MAX_TOKENS = 32
+RECIPE = yaml.safe_load((Path(__file__).parents[2] / "recipes/SmolLM2-135M-Instruct/opefo.yaml").read_text())
+MAX_TOKENS = RECIPE["max_completion_length"]
 SAMPLES = 8  # answers to each problem of the test
 LAST_STEPS = 10  # steps behind every "at the end"
 
@@ -48,7 +50,7 @@ class StopAt(TrainerCallback):
 
 def load_problems(folder: Path, split: str) -> Any:
     rows = load_dataset("json", data_files=str(folder / "data" / f"{split}.jsonl"), split="train")
-    return to_prompts(rows, str(folder), system_prompt=SYSTEM_PROMPT, conversational=True)
+    return to_prompts(rows, str(folder), system_prompt=RECIPE["system_prompt"], conversational=True)
 
 
 def score(model_dir: str, problems: Any, dtype: str) -> dict[str, float]:
@@ -152,7 +154,7 @@ def run(
         `list[dict[str, Any]]`: all records, those of earlier calls among them.
     """
     path = folder / "training.jsonl"
-    records = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    records = read_records(path)
     done = {(record["arm"], record.get("seed")) for record in records}
     if ("base", None) not in done:
         test = score(str(base), load_problems(data, "test"), "bfloat16" if device.type == "cuda" else "float32")

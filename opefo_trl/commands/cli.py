@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 import sys
+from importlib import import_module
 from subprocess import CalledProcessError
 
 from .. import __version__
@@ -116,30 +117,6 @@ def check_first(train_args: list[str], launch_args: list[str]) -> int:
         os._exit(code)
 
 
-def evaluate(args: list[str]) -> int:
-    from .evaluate import main
-
-    return main(args)
-
-
-def plot(args: list[str]) -> int:
-    from .plot import main
-
-    return main(args)
-
-
-def inspect(args: list[str]) -> int:
-    from .inspect import main
-
-    return main(args)
-
-
-def recipes(args: list[str]) -> int:
-    from .recipes import main
-
-    return main(args)
-
-
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="opefo", description="OPEFO for TRL: GRPO with balanced entropy flow.")
     parser.add_argument("--version", action="version", version=f"opefo_trl {__version__}")
@@ -150,8 +127,10 @@ def main(argv: list[str] | None = None) -> int:
     commands.add_parser("inspect", help="show entropy and entropy change of every token on a page", add_help=False)
     commands.add_parser("recipes", help="list the recipes for `opefo train`, or print one", add_help=False)
     args, rest = parser.parse_known_args(argv)
-    functions = {"train": train, "evaluate": evaluate, "plot": plot, "inspect": inspect, "recipes": recipes}
-    return functions[args.command](rest)
+    if args.command == "train":
+        return train(rest)
+    # Only the module of the command is imported: some take seconds
+    return import_module(f".{args.command}", __package__).main(rest)
 
 
 if __name__ == "__main__":

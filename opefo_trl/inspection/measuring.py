@@ -1,6 +1,7 @@
 """Draws a rollout batch as the training would, and measures each of its tokens."""
 
 import copy
+import math
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -112,6 +113,7 @@ def inspect(trainer: InspectedTrainer, other: InspectedTrainer | None = None) ->
     if other is not None:
         other._measure([measured])
     coefficient = trainer._flow_coefficient([inputs]).item()
+    increase, decrease, _, _, _, entropy, num_tokens, _ = trainer._flow_sums(inputs).tolist()
     mask, entropies = loss_mask(inputs), inputs["flow_entropies"]  # (B, T) each
     weights = trainer._token_weights(inputs)  # (B, T)
     changes = weights * advantages_per_token(inputs) * inputs["flow_sensitivities"]  # (B, T)
@@ -148,9 +150,9 @@ def inspect(trainer: InspectedTrainer, other: InspectedTrainer | None = None) ->
     groups = [(prompt, completions[place * size : (place + 1) * size]) for place, prompt in enumerate(prompts)]
     return Inspection(
         groups=groups,
-        increase=changes.clamp(min=0).sum().item(),
-        decrease=changes.clamp(max=0).abs().sum().item(),
+        increase=increase,
+        decrease=decrease,
         coefficient=coefficient,
-        entropy=((entropies * mask).sum() / mask.sum()).item(),
+        entropy=entropy / num_tokens if num_tokens else math.nan,
         target=trainer.entropy_target,
     )

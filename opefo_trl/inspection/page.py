@@ -47,21 +47,19 @@ def render_page(inspection: Inspection, model: str, compared: str | None = None)
         `str`: the page. Texts of prompts and completions are escaped.
     """
     tokens = [token for _, group in inspection.groups for completion in group for token in completion.tokens]
-    scales = {
-        "entropy": max((token.entropy for token in tokens), default=0.0),
-        "surprise": 1.0,
-        "change": max((abs(token.change) for token in tokens), default=0.0),
-    }
+    # The same scale for both models
+    largest_entropy = max((max(token.entropy, token.other_entropy or 0.0) for token in tokens), default=0.0)
+    largest_change = max((abs(token.change) for token in tokens), default=0.0)
+    scales = {"entropy": largest_entropy, "surprise": 1.0, "change": largest_change}
     views = list(VIEWS)
     if compared is not None:
         views += [
             View("other_entropy", f"entropy, {compared}", f"the same, for {compared}"),
             View("other_surprise", f"probability, {compared}", f"the same, for {compared}"),
         ]
-        scales |= {"other_entropy": scales["entropy"], "other_surprise": 1.0}
-        scales["other_entropy"] = max([scales["entropy"], *(token.other_entropy or 0.0 for token in tokens)])
-        scales["entropy"] = scales["other_entropy"]
-    groups, listed = [], []
+        scales |= {"other_entropy": largest_entropy, "other_surprise": 1.0}
+    groups: list[dict[str, Any]] = []
+    listed: list[dict[str, Any]] = []
     number = 0
     for prompt, completions in inspection.groups:
         shown = []
@@ -74,7 +72,7 @@ def render_page(inspection: Inspection, model: str, compared: str | None = None)
                 number += 1
             shown.append({"completion": completion, "tokens": row})
         groups.append({"prompt": prompt, "completions": shown})
-    by_change = sorted(listed, key=lambda entry: entry["token"].change)  # type: ignore[attr-defined]
+    by_change = sorted(listed, key=lambda entry: entry["token"].change)
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     environment.filters["visible"] = visible
     template = environment.from_string(files(__package__).joinpath("page.html").read_text(encoding="utf-8"))
@@ -85,8 +83,8 @@ def render_page(inspection: Inspection, model: str, compared: str | None = None)
         groups=groups,
         views=views,
         levels=range(1, LEVELS + 1),
-        raising=[entry for entry in reversed(by_change[-NUM_LISTED:]) if entry["token"].change > 0],  # type: ignore[attr-defined]
-        lowering=[entry for entry in by_change[:NUM_LISTED] if entry["token"].change < 0],  # type: ignore[attr-defined]
+        raising=[entry for entry in reversed(by_change[-NUM_LISTED:]) if entry["token"].change > 0],
+        lowering=[entry for entry in by_change[:NUM_LISTED] if entry["token"].change < 0],
         num_tokens=len(tokens),
         version=__version__,
     )
